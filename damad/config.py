@@ -1,0 +1,273 @@
+"""The configuration: one frozen Struct, and the only reader of the environment and of configuration files.
+
+Precedence: command line > environment (`DAMAD_` + the setting in capitals) > `damad.toml` in the working folder >
+`/etc/damad/damad.toml` > defaults. Unknown DAMAD_ variables are ignored; an unknown setting in a file is an error,
+because there it is a typing mistake.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from damad import units
+from damad.errors import ConfigError, InvalidInput
+from damad.model import settings
+
+SYSTEM_FILE: Final = Path("/etc/damad/damad.toml")
+LOCAL_FILE: Final = Path("damad.toml")
+EMBEDDED: Final = "local"
+"""The pg_env of the embedded server, which damad starts where no DSN is configured."""
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """How a queue runs. A queue that no one configured is one with all defaults."""
+
+    concurrency: int = 4
+    run_in: str = "process"
+    shared: bool = False
+    defaults: dict[str, Any] = {}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of damad. Durations are in seconds, sizes in bytes. `pg_envs` maps a name to its DSN."""
+
+    state_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8420
+    worker_roots: tuple[Path, ...] = (Path("workers"),)
+    lease: float = 30.0
+    grace: float = 10.0
+    poll_interval: float = 5.0
+    wait_in_process: float = 5.0
+    max_body: int = 10_000_000
+    body_timeout: float = 30.0
+    log_limit: int = 64_000_000
+    auto_migrate: bool = True
+    pg_envs: dict[str, str] = {}
+    queues: dict[str, Queue] = {}
+
+    @property
+    def embedded(self) -> bool:
+        """True where no DSN is configured, so that damad brings a Postgres of its own."""
+        return not self.pg_envs
+
+    def queue(self, name: str) -> Queue:
+        """The configuration of a queue, also of one that no one configured."""
+        return self.queues.get(name) or Queue()
+
+
+_DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
+_SIZES: Final = ("max_body", "log_limit")
+_SIMPLE: Final = ("state_dir", "host", "port", "worker_roots", *_DURATIONS, *_SIZES, "auto_migrate")
+_QUEUE_OWN: Final = ("concurrency", "run_in", "shared")
+_QUEUE: Final = (*_QUEUE_OWN, *sorted(settings.NAMES - {"worker", "queue", "idempotency_key", "run_in"}))
+
+
+def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration as it stands. `given` is what the command line said; None there means not said.
+
+    Raises ConfigError, with one line that names the setting and where it was set.
+    """
+    environ = os.environ if environ is None else environ
+    layers = [_read_file(SYSTEM_FILE), _read_file(LOCAL_FILE), _read_environment(environ)]
+    layers.append(
+        {name: _sourced(value, "the command line") for name, value in (given or {}).items() if value is not None}
+    )
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if name in ("pg_env", "queue"):
+                for key, table in value.items():
+                    merged.setdefault(name, {}).setdefault(key, {}).update(table)
+            else:
+                merged[name] = value
+    merged.setdefault("state_dir", _sourced(str(_default_state_dir(environ)), "the default"))
+    merged.setdefault("worker_roots", _sourced(["workers"], "the default"))
+    return _build(merged)
+
+
+def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for workers: this one less every DAMAD_ variable and every credential of Postgres."""
+    environ = os.environ if environ is None else environ
+    secret = {"PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "PGSSLKEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"}
+    listen = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID"}
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("DAMAD_") and name not in secret and name not in listen
+    }
+
+
+def notify_socket(environ: Mapping[str, str] | None = None) -> str | None:
+    """The socket on which systemd waits to hear from a service, or None outside of systemd."""
+    return (os.environ if environ is None else environ).get("NOTIFY_SOCKET")
+
+
+class _Sourced(msgspec.Struct, frozen=True):
+    value: Any
+    source: str
+
+
+_sourced = _Sourced
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> Path:
+    if under_systemd := environ.get("STATE_DIRECTORY"):
+        return Path(under_systemd.split(":")[0])
+    home = environ.get("XDG_STATE_HOME")
+    base = Path(home) if home else Path(environ.get("HOME") or Path.home()) / ".local" / "state"
+    return base / "damad"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    layer: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in ("pg_env", "queue"):
+            layer[name] = _read_tables(name, value, path)
+        elif name in _SIMPLE:
+            layer[name] = _sourced(value, str(path))
+        else:
+            raise ConfigError(f"{path}: there is no setting {name!r}")
+    return layer
+
+
+def _read_tables(kind: str, tables: Any, path: Path) -> dict[str, dict[str, Any]]:
+    allowed = ("dsn", "dsn_file") if kind == "pg_env" else _QUEUE
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"{path}: {kind} is a table for each name, like [{kind}.NAME]")
+    for key, table in tables.items():
+        for name in table:
+            if name not in allowed:
+                raise ConfigError(f"{path}: there is no setting {name!r} in [{kind}.{key}]")
+    return {
+        key: {name: _sourced(value, f"{path} [{kind}.{key}]") for name, value in table.items()}
+        for key, table in tables.items()
+    }
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith("DAMAD_"):
+            continue
+        name = variable.removeprefix("DAMAD_").lower()
+        if name in _SIMPLE:
+            layer[name] = _sourced(text.split(":") if name == "worker_roots" else text, variable)
+        for kind, allowed in (("pg_env", ("dsn", "dsn_file")), ("queue", _QUEUE)):
+            for setting in sorted(allowed, key=len, reverse=True):
+                if name.startswith(f"{kind}_") and name.endswith(f"_{setting}"):
+                    key = name[len(kind) + 1 : -len(setting) - 1]
+                    if key:
+                        layer.setdefault(kind, {}).setdefault(key, {})[setting] = _sourced(text, variable)
+                        break
+    return layer
+
+
+def _build(merged: dict[str, Any]) -> Config:
+    plain: dict[str, Any] = {}
+    for name, sourced in merged.items():
+        if name not in ("pg_env", "queue"):
+            plain[name] = _converted(name, sourced)
+    plain["pg_envs"] = {name: _dsn(name, table) for name, table in merged.get("pg_env", {}).items()}
+    plain["queues"] = {name: _queue(name, table) for name, table in merged.get("queue", {}).items()}
+    return Config(**plain)
+
+
+def _converted(name: str, sourced: _Sourced) -> Any:
+    value = sourced.value
+    try:
+        if name in _DURATIONS:
+            value = units.duration(value)
+        elif name in _SIZES:
+            value = units.size(value)
+        elif name == "port":
+            value = msgspec.convert(value, int, strict=False)
+        elif name == "auto_migrate":
+            value = msgspec.convert(value, bool, strict=False)
+        elif name == "worker_roots":
+            value = tuple(Path(root).absolute() for root in msgspec.convert(value, list[str]) if root)
+        elif name == "state_dir":
+            value = Path(msgspec.convert(value, str)).expanduser().absolute()
+        else:
+            value = msgspec.convert(value, str)
+    except (InvalidInput, msgspec.ValidationError) as error:
+        raise ConfigError(f"{sourced.source}: {name}: {error}") from None
+    _check(name, value, sourced.source)
+    return value
+
+
+def _check(name: str, value: Any, source: str) -> None:
+    if name == "port" and not 0 <= value <= 65535:
+        raise ConfigError(f"{source}: port: {value} is no port; 0 to 65535")
+    if name in ("lease", "poll_interval", "body_timeout") and value < 0.1:
+        raise ConfigError(f"{source}: {name}: {value} s is too short; at least 100ms")
+    if name == "worker_roots" and not value:
+        raise ConfigError(f"{source}: worker_roots: at least one folder")
+
+
+def _check_name(kind: str, name: str, table: Mapping[str, _Sourced]) -> None:
+    if not settings.is_name(name):
+        source = next(iter(table.values())).source if table else kind
+        raise ConfigError(f"{source}: {name!r} is no name for a {kind}; a-z, then a-z 0-9 _")
+
+
+def _dsn(name: str, table: dict[str, _Sourced]) -> str:
+    _check_name("pg_env", name, table)
+    chosen = table.get("dsn") or table.get("dsn_file")
+    if chosen is None:
+        raise ConfigError(f"pg_env {name!r} has neither dsn nor dsn_file")
+    value = chosen.value
+    if not isinstance(value, str):
+        raise ConfigError(f"{chosen.source}: the dsn of pg_env {name!r} is no text")
+    if "dsn" not in table:
+        try:
+            value = Path(value).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen.source}: dsn_file: {error}") from None
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(f"{chosen.source}: the dsn of pg_env {name!r} does not begin with postgresql://")
+    return value
+
+
+def _queue(name: str, table: dict[str, _Sourced]) -> Queue:
+    _check_name("queue", name, table)
+    own: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for setting, sourced in table.items():
+        value = sourced.value
+        try:
+            if setting == "concurrency":
+                own[setting] = msgspec.convert(value, int, strict=False)
+            elif setting == "shared":
+                own[setting] = msgspec.convert(value, bool, strict=False)
+            elif setting == "run_in":
+                own[setting] = value
+            else:
+                defaults |= settings.from_texts({setting: value}) if isinstance(value, str) else {setting: value}
+            _check_queue(setting, own.get(setting), defaults)
+        except (InvalidInput, msgspec.ValidationError) as error:
+            raise ConfigError(f"{sourced.source}: {setting}: {error}") from None
+    return Queue(**own, defaults=_without_worker(settings.parse({"worker": "-", **defaults})))
+
+
+def _without_worker(parsed: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parsed.items() if name != "worker"}
+
+
+def _check_queue(setting: str, value: Any, defaults: dict[str, Any]) -> None:
+    if setting == "concurrency" and value < 0:
+        raise InvalidInput(f"{value} is no number of slots")
+    if setting == "run_in" and value not in ("process", "daemon"):
+        raise InvalidInput(f"{value!r} is neither process nor daemon")
+    settings.parse({"worker": "-", **defaults})

@@ -1,0 +1,216 @@
+"""What can be done with events. Workers call these in their ambient context; fronts name the context they mean.
+
+`dispatch` is the workers' word for append. Inside `transaction()` it appends with the worker's own rows or not at all.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from damad import background, context
+from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
+from damad.eventstore import listener
+from damad.eventstore.store import Append, Appended
+from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, parse
+
+T = TypeVar("T")
+
+POLL_INTERVAL: Final = 5.0
+"""Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_PAGE: Final = 1000
+
+log = logging.getLogger(__name__)
+
+_open_transaction: ContextVar["_Transaction | None"] = ContextVar("damad_transaction", default=None)
+
+
+class _Transaction:
+    """A worker's open transaction, and the events that will be appended just before it commits."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.events: list[Event] = []
+
+
+async def dispatch(event: dict[str, Any]) -> dict[str, Any]:
+    """Appends an event to the current context and returns it as recorded.
+
+    Inside `transaction()` it is appended just before COMMIT, and only its event_uuid is returned.
+    In a run it waits for a Postgres that is away, however long; the event is recorded once all the same.
+    Raises InvalidInput, IllegalTransition (after the :FINAL, say), StaleFence (another run holds the task now).
+    """
+    new = _from_worker(event)
+    transaction_ = _open_transaction.get()
+    if transaction_ is not None:
+        transaction_.events.append(new)
+        return {"event_uuid": str(new.event_uuid)}
+    return (await record([new]))[0].as_dict()
+
+
+def dispatch_sync(event: dict[str, Any]) -> dict[str, Any]:
+    """`dispatch`, for sync code; not inside a transaction."""
+    return background.run(dispatch(event))
+
+
+async def record(new: Sequence[Event]) -> list[RecordedEvent]:
+    """Appends events, damad's own too, to the current context under its fence, in one statement.
+
+    In a run (with a fence) it outlives an outage of Postgres; each event carries its event_uuid, so that one whose
+    outcome was lost is not recorded twice.
+    """
+    ctx = context.current()
+    appends = [
+        Append(
+            etl_context_id=context.current_id(),
+            fence=ctx.fence,
+            event=event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4()),
+        )
+        for event in new
+    ]
+    store = ctx.store
+    if ctx.fence is None:
+        return [done.event for done in await store.append(appends)]
+    return [done.event for done in await persist(lambda: store.append(appends))]
+
+
+async def persist(operation: Callable[[], Awaitable[T]]) -> T:
+    """The result of an operation that is safe to repeat, repeated until Postgres is there to answer."""
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await operation()
+        except Unavailable as error:
+            log.warning("%s; trying again", error)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def append(
+    etl_context_id: int, given: Sequence[dict[str, Any]], *, expected_version: int | None = None, pointer: str = ""
+) -> list[Appended]:
+    """Appends events from outside to a context, all or none. `expected_version`: before the first of them.
+
+    Raises InvalidInput (also for damad's own types, which nobody else may append), NotFound, Conflict, Unavailable.
+    """
+    new = []
+    for place, event in enumerate(given):
+        where = f"{pointer}/{place}" if len(given) > 1 else pointer
+        new.append(_not_reserved(parse(event, pointer=where), where))
+    return await context.current().store.append(
+        [
+            Append(
+                etl_context_id=etl_context_id,
+                event=event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4()),
+                expected_version=None if expected_version is None else expected_version + place,
+            )
+            for place, event in enumerate(new)
+        ]
+    )
+
+
+async def create_context(*, parent_context_id: int | None = None, source_id: int | None = None) -> int:
+    """A new context, without events yet. Its first event must be an :INITIAL."""
+    return await context.current().store.create_context(parent_context_id=parent_context_id, source_id=source_id)
+
+
+async def read(
+    etl_context_id: int | None = None, *, after_version: int = 0, types: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The events of a context, the current one unless named, after a version, in order."""
+    ctx = context.current()
+    id_ = context.current_id() if etl_context_id is None else etl_context_id
+    recorded = await ctx.store.read(id_, after_version=after_version, types=types)
+    return [event.as_dict() for event in recorded]
+
+
+async def final(etl_context_id: int, timeout: float | None = None) -> dict[str, Any]:
+    """The :FINAL event of a context, once it is there.
+
+    Raises TaskFailed or TaskCancelled where the task ended so, NotFound, and TimeoutError after `timeout` seconds.
+    """
+    async with asyncio.timeout(timeout):
+        return result_of(await ended(etl_context_id)).as_dict()
+
+
+async def ended(etl_context_id: int) -> RecordedEvent:
+    """The :FINAL, FAILED or CANCELLED event that a context ended with, once it ended."""
+    store = context.current().store
+    await store.state(etl_context_id)
+    with store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
+        while (event := await store.end_event(etl_context_id)) is None:
+            await bell.wait(POLL_INTERVAL)
+    return event
+
+
+def result_of(event: RecordedEvent) -> RecordedEvent:
+    """The event that ended a context, if that is its :FINAL. Raises TaskFailed or TaskCancelled if it is not."""
+    id_ = event.etl_context_id
+    if event.type == "dama/task:FAILED":
+        raise TaskFailed(f"task {id_} failed", etl_context_id=id_, event=event.as_dict())
+    if event.type == "dama/task:CANCELLED":
+        raise TaskCancelled(f"task {id_} was cancelled", etl_context_id=id_, event=event.as_dict())
+    return event
+
+
+async def follow(etl_context_id: int, *, after_version: int = 0) -> AsyncIterator[RecordedEvent]:
+    """The events of a context after a version: those that are there, then each new one. Ends never by itself."""
+    store = context.current().store
+    with store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
+        while True:
+            page = await store.read(etl_context_id, after_version=after_version, limit=_PAGE)
+            for event in page:
+                after_version = event.version
+                yield event
+            if len(page) < _PAGE:
+                await bell.wait(POLL_INTERVAL)
+
+
+@asynccontextmanager
+async def transaction() -> AsyncIterator[Any]:
+    """A transaction of the worker's own: an asyncpg connection of the current pg_env.
+
+    Events dispatched inside are appended as its last statement before COMMIT, under the run's fence: rows and events
+    exist together or not at all, and the context's row is held for that moment only.
+    """
+    ctx = context.current()
+    store = ctx.store
+    async with store.transaction() as connection:
+        mine = _Transaction(connection)
+        token = _open_transaction.set(mine)
+        try:
+            yield connection
+        finally:
+            _open_transaction.reset(token)
+        if mine.events:
+            id_ = context.current_id()
+            appends = [Append(etl_context_id=id_, event=event, fence=ctx.fence) for event in mine.events]
+            await store.append(appends, on=connection)
+
+
+def open_connection() -> Any:
+    """The connection of the transaction that this code is in, or None."""
+    transaction_ = _open_transaction.get()
+    return transaction_.connection if transaction_ else None
+
+
+def _from_worker(event: Any) -> Event:
+    new = _not_reserved(parse(event), "")
+    return new if new.event_uuid else msgspec.structs.replace(new, event_uuid=uuid4())
+
+
+def _not_reserved(event: Event, pointer: str) -> Event:
+    if event.type.startswith(TASK_PREFIX):
+        raise InvalidInput(f"types that begin with {TASK_PREFIX} are damad's own", pointer=f"{pointer}/type")
+    if event.meta and SETTINGS_KEY in event.meta:
+        raise InvalidInput(
+            f"meta.{SETTINGS_KEY} is reserved; queue a task instead", pointer=f"{pointer}/meta/{SETTINGS_KEY}"
+        )
+    return event

@@ -1,0 +1,119 @@
+"""Wakes those who wait for the log to change, on hints from Postgres.
+
+A NOTIFY is a hint and never the news: whoever is woken reads the log. So every subscriber is woken after each
+(re)connect too, and polls now and then however silent the line is.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import asyncpg
+
+from damad.errors import Unavailable
+from damad.eventstore.refusals import translated
+
+EVENT: Final = "DAMAD_EVENT"
+"""Channel: an event was appended; the payload is its context's id."""
+TASK: Final = "DAMAD_TASK"
+"""Channel: something changed that a scheduler may act upon."""
+_CHANNELS: Final = (EVENT, TASK)
+
+PING_INTERVAL: Final = 15.0
+"""Seconds between the listener's proofs that its connection still carries."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Subscription:
+    """A bell. `wait` returns once it rang since the last `wait`, or after the timeout: then poll."""
+
+    def __init__(self, channel: str, payload: str | None) -> None:
+        self.channel = channel
+        self.payload = payload
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wakes whoever waits, now or the next time."""
+        self._rung.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """True if it rang within `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        self._rung.clear()
+        return True
+
+
+class Listener:
+    """One LISTEN connection, shared by all subscribers of a loop; it reconnects by itself."""
+
+    def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]]) -> None:
+        self._connect = connect
+        self._subscriptions: set[Subscription] = set()
+        self._task: asyncio.Task[None] | None = None
+        self.connected = False
+
+    @contextmanager
+    def subscribe(self, channel: str, etl_context_id: int | None = None) -> Iterator[Subscription]:
+        """A bell that rings for the channel, or for one context on it. The first subscriber opens the connection."""
+        payload = None if etl_context_id is None else str(etl_context_id)
+        subscription = Subscription(channel, payload)
+        self._subscriptions.add(subscription)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="damad listener")
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    async def close(self) -> None:
+        """Ends the connection. Subscribers are not woken any more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._listen()
+                pause = _FIRST_PAUSE
+            except Unavailable as error:
+                log.debug("the listener lost its connection: %s", error)
+            self.connected = False
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _listen(self) -> None:
+        connection = await self._connect()
+        try:
+            with translated():
+                for channel in _CHANNELS:
+                    await connection.add_listener(channel, self._heard)
+                self.connected = True
+                self._ring_all()
+                while not connection.is_closed():
+                    await asyncio.sleep(PING_INTERVAL)
+                    await connection.execute("SELECT 1", timeout=PING_INTERVAL)
+        finally:
+            connection.terminate()
+            self.connected = False
+
+    def _heard(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+        for subscription in self._subscriptions:
+            if subscription.channel == channel and subscription.payload in (None, payload):
+                subscription.ring()
+
+    def _ring_all(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.ring()

@@ -1,0 +1,109 @@
+"""The connections of one pg_env: a pool for each event loop that asks, made when it first does.
+
+A worker may run code on loops of its own (asyncio.run in a thread); a connection belongs to the loop that made it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import asyncpg
+import msgspec
+import orjson
+
+from damad.eventstore.listener import Listener
+from damad.eventstore.refusals import translated
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds until a server that does not answer counts as away."""
+
+
+class Database:
+    """One pg_env: its name, its DSN, and for each event loop a pool and a listener.
+
+    lock_timeout: seconds until a statement of this pool gives up on a lock (None: never). The daemon sets it, so
+    that a context held in somebody's open transaction keeps nobody else waiting.
+    """
+
+    def __init__(
+        self,
+        pg_env: str,
+        dsn: str,
+        *,
+        application_name: str = "damad",
+        max_size: int = 10,
+        lock_timeout: float | None = None,
+    ) -> None:
+        self.pg_env = pg_env
+        self.dsn = dsn
+        self._settings = {"application_name": application_name, "client_connection_check_interval": "1s"}
+        if lock_timeout is not None:
+            self._settings["lock_timeout"] = f"{round(lock_timeout * 1000)}ms"
+        self._max_size = max_size
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = WeakKeyDictionary()
+        self._listeners: WeakKeyDictionary[asyncio.AbstractEventLoop, Listener] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Database {self.pg_env}>"
+
+    def _pool(self) -> "asyncpg.Pool[Any]":
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = asyncpg.create_pool(
+                self.dsn,
+                min_size=0,
+                max_size=self._max_size,
+                timeout=CONNECT_TIMEOUT,
+                init=_set_codecs,
+                server_settings=self._settings,
+            )
+            self._pools[loop] = pool
+        return pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """A connection of this loop's pool. Raises Unavailable where Postgres is away."""
+        with translated():
+            pool = await self._pool()  # awaiting an open pool is free; awaiting a new one opens it
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
+        try:
+            yield connection
+        finally:
+            await pool.release(connection)
+
+    async def connect(self) -> "asyncpg.Connection[Any]":
+        """A connection of its own, outside the pool. The caller closes it."""
+        with translated():
+            connection = await asyncpg.connect(self.dsn, timeout=CONNECT_TIMEOUT, server_settings=self._settings)
+            await _set_codecs(connection)
+        return connection
+
+    def listener(self) -> Listener:
+        """This loop's listener. It connects when somebody subscribes."""
+        loop = asyncio.get_running_loop()
+        listener = self._listeners.get(loop)
+        if listener is None:
+            listener = self._listeners[loop] = Listener(self.connect)
+        return listener
+
+    async def close(self) -> None:
+        """Closes what this loop opened. Connections in the middle of something are cut."""
+        loop = asyncio.get_running_loop()
+        if listener := self._listeners.pop(loop, None):
+            await listener.close()
+        if pool := self._pools.pop(loop, None):
+            pool.terminate()
+
+
+async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
+    for name in ("jsonb", "json"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_encode, decoder=msgspec.json.decode, format="text"
+        )
+
+
+def _encode(value: Any) -> str:
+    return orjson.dumps(value).decode()

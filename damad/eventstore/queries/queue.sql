@@ -1,0 +1,2 @@
+SELECT created, etl_context_id
+  FROM data_manager.queue_tasks($1, $2, $3, $4, $5, $6)

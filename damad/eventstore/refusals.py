@@ -1,0 +1,105 @@
+"""What Postgres says, in damad's words.
+
+The functions in schema/ refuse with SQLSTATE class DA and put every value into DETAIL as JSON (schema/100_refuse.sql).
+What says that the server is away, starting or stopping becomes Unavailable: the caller may send the same again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from damad.errors import (
+    Conflict,
+    ContextBusy,
+    DamadError,
+    EventUuidConflict,
+    IdempotencyConflict,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    StaleFence,
+    Unavailable,
+    VersionConflict,
+)
+
+_BY_SQLSTATE: Final[dict[str, type[DamadError]]] = {
+    "DA001": IllegalTransition,
+    "DA002": StaleFence,
+    "DA003": VersionConflict,
+    "DA004": EventUuidConflict,
+    "DA005": NotFound,
+    "DA006": Conflict,
+    "DA007": InvalidInput,
+    "DA008": IdempotencyConflict,
+    "DA009": Conflict,
+}
+
+_AWAY: Final = ("08", "57P", "53", "58")
+"""SQLSTATE classes and codes: connection, operator intervention, out of resources, system error."""
+
+_BY_CONSTRAINT: Final = {
+    "event_store_uuid_key": (EventUuidConflict, "the event_uuid is in the log already"),
+    "etl_contexts_parent_context_id_fkey": (InvalidInput, "there is no such parent context"),
+    "etl_contexts_source_id_fkey": (InvalidInput, "there is no such source"),
+}
+
+
+class Contention(Unavailable):
+    """Two transactions met (40001, 40P01, or the same new key at once); the same again will do."""
+
+    problem = "busy"
+    title = "Two transactions met"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Whatever asyncpg raises inside leaves as one of damad's errors."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _translate(error) from error
+    except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+        if isinstance(error, asyncpg.InterfaceError) and not _lost_connection(error):
+            raise
+        raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error
+
+
+def _translate(error: asyncpg.PostgresError) -> DamadError:
+    state = error.sqlstate or ""
+    if refusal := _BY_SQLSTATE.get(state):
+        return refusal(_first_line(error), **_detail(error))
+    if state in ("40001", "40P01"):
+        return Contention(_first_line(error))
+    if state == "55P03":
+        return ContextBusy("somebody holds this context in an open transaction; try again")
+    if state.startswith(_AWAY):
+        return Unavailable(f"Postgres is away: {_first_line(error)}")
+    constraint = getattr(error, "constraint_name", None)
+    if constraint == "dama_tasks_idempotency_key":
+        return Contention("another task with this idempotency_key is being queued")
+    if constraint in _BY_CONSTRAINT:
+        kind, message = _BY_CONSTRAINT[constraint]
+        if kind is InvalidInput:
+            return InvalidInput(message, pointer=f"/{constraint.removeprefix('etl_contexts_').removesuffix('_fkey')}")
+        return EventUuidConflict(message)
+    return DamadError(f"Postgres refused: {_first_line(error)} ({state})")
+
+
+def _lost_connection(error: asyncpg.InterfaceError) -> bool:
+    text = str(error)
+    return "closed" in text or "closing" in text or "released" in text or "terminated" in text
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+def _detail(error: asyncpg.PostgresError) -> dict[str, Any]:
+    try:
+        values = msgspec.json.decode(getattr(error, "detail", None) or "{}")
+    except msgspec.DecodeError:
+        return {}
+    return {name: value for name, value in values.items() if name != "pointer"} if isinstance(values, dict) else {}

@@ -1,0 +1,240 @@
+"""Append and read: what the log of one pg_env can do. Every statement is a file in queries/."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from damad.errors import NotFound
+from damad.eventstore.pools import Database
+from damad.eventstore.queries import query
+from damad.eventstore.refusals import Contention, translated
+from damad.model.event import Event, RecordedEvent
+
+_TRIES: Final = 5
+"""How often a statement is sent that met another transaction. Each met one that went through, so few will do."""
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One event on its way into a context. `fence`: of the run that appends it; None from outside a run."""
+
+    etl_context_id: int
+    event: Event
+    fence: int | None = None
+    expected_version: int | None = None
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """A recorded event. `replayed`: it was there already, under the same event_uuid."""
+
+    event: RecordedEvent
+    replayed: bool
+
+
+class NewTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task on its way into the log: its :INITIAL event, whose meta holds the settings."""
+
+    initial: Event
+    parent_context_id: int | None = None
+    source_id: int | None = None
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """The context of a task. `created` is False where its event_uuid or idempotency_key was seen before."""
+
+    etl_context_id: int
+    created: bool
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """A context as everybody sees it (contract, section 5, "A state")."""
+
+    etl_context_id: int
+    parent_context_id: int | None
+    source_id: int | None
+    etl_status: str | None
+    state: str
+    version: int
+    initial_event_id: int | None
+    latest_event_id: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TaskState(State, frozen=True, kw_only=True):
+    """A state of a context that is a task."""
+
+    worker: str
+    queue: str
+    priority: int
+    attempt: int
+    fence: int
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    host_id: UUID | None
+    pid: int | None
+    progress: Any
+    error: Any
+    schedule: str | None
+    settings: dict[str, Any]
+
+
+class EventStore:
+    """The log of one pg_env. Methods raise damad's errors; with `on` they run inside the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def append(self, appends: Sequence[Append], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Appended]:
+        """Appends all of them in one statement, in order, or none.
+
+        Raises IllegalTransition, StaleFence, VersionConflict, EventUuidConflict, NotFound (no such context),
+        ContextBusy, Unavailable. After Unavailable the outcome is unknown: the same again, with the same
+        event_uuid, is safe.
+        """
+        events = [append.event for append in appends]
+        rows = await self._fetch(
+            "append",
+            [append.etl_context_id for append in appends],
+            *_columns(events),
+            [event.error for event in events],
+            [event.event_uuid for event in events],
+            [append.fence for append in appends],
+            [append.expected_version for append in appends],
+            on=on,
+        )
+        return [Appended(_event(row), row["replayed"]) for row in rows]
+
+    async def queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
+        """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
+        initials = [task.initial for task in tasks]
+        rows = await self._fetch(
+            "queue",
+            [task.parent_context_id for task in tasks],
+            [task.source_id for task in tasks],
+            *_columns(initials),
+            [event.event_uuid for event in initials],
+            on=on,
+        )
+        return [Queued(row["etl_context_id"], row["created"]) for row in rows]
+
+    async def create_context(self, *, parent_context_id: int | None = None, source_id: int | None = None) -> int:
+        """A new context without events. Raises InvalidInput for an unknown parent or source."""
+        rows = await self._fetch("create_context", parent_context_id, source_id)
+        return int(rows[0]["etl_context_id"])
+
+    async def read(
+        self,
+        etl_context_id: int,
+        *,
+        after_version: int = 0,
+        types: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> list[RecordedEvent]:
+        """The events of a context after a version, in order."""
+        rows = await self._fetch("read", etl_context_id, after_version, types, limit)
+        return [_event(row) for row in rows]
+
+    async def read_tree(
+        self,
+        etl_context_id: int,
+        *,
+        after_event_id: int = 0,
+        types: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> list[RecordedEvent]:
+        """The events of a context, its ancestors and its descendants after an event, in order of their ids."""
+        rows = await self._fetch("read_tree", etl_context_id, after_event_id, types, limit)
+        return [_event(row) for row in rows]
+
+    async def end_event(self, etl_context_id: int) -> RecordedEvent | None:
+        """The :FINAL, FAILED or CANCELLED event that a context ended with, or None while it is open."""
+        ended = await self.end_events([etl_context_id])
+        return ended[0] if ended else None
+
+    async def end_events(self, etl_context_ids: Sequence[int]) -> list[RecordedEvent]:
+        """The events that the contexts named ended with, of those that ended."""
+        return [_event(row) for row in await self._fetch("end_events", list(etl_context_ids))]
+
+    async def named_event(self, etl_context_id: int, type_: str, name: str) -> RecordedEvent | None:
+        """The first event of a type whose payload carries this name, or None."""
+        rows = await self._fetch("named_event", etl_context_id, type_, name)
+        return _event(rows[0]) if rows else None
+
+    async def state(self, etl_context_id: int) -> State:
+        """The state of a context, a TaskState if it is a task. Raises NotFound."""
+        rows = await self._fetch("state", etl_context_id)
+        if not rows:
+            raise NotFound(f"there is no context {etl_context_id}", etl_context_id=etl_context_id)
+        return _state(rows[0])
+
+    async def tree(self, etl_context_id: int) -> list[State]:
+        """The states of ancestors, self and descendants, ancestors first."""
+        return [_state(row) for row in await self._fetch("tree", etl_context_id)]
+
+    async def tasks(
+        self,
+        *,
+        states: Sequence[str] | None = None,
+        queue: str | None = None,
+        parent_context_id: int | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[State]:
+        """A page of tasks, newest first, with ids below `before`."""
+        rows = await self._fetch("tasks", states, queue, parent_context_id, before, limit)
+        return [_state(row) for row in rows]
+
+    async def ping(self) -> None:
+        """Raises Unavailable unless Postgres answers."""
+        await self._fetch("ping")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """A connection inside a transaction: committed at the end, rolled back by an exception."""
+        async with self.database.connection() as connection, connection.transaction():
+            yield connection
+
+    async def _fetch(
+        self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None
+    ) -> "list[asyncpg.Record]":
+        if on is not None:
+            with translated():
+                return list(await on.fetch(query(name), *arguments))
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                async with self.database.connection() as connection:
+                    with translated():
+                        return list(await connection.fetch(query(name), *arguments))
+            except Contention:
+                if not tries_left:
+                    raise
+        raise AssertionError("the loop above returns or raises")
+
+
+def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:
+    return [event.type for event in events], [event.payload for event in events], [event.meta for event in events]
+
+
+def _event(row: "asyncpg.Record") -> RecordedEvent:
+    return RecordedEvent(
+        event_id=row["event_id"],
+        etl_context_id=row["etl_context_id"],
+        version=row["version"],
+        event_uuid=row["event_uuid"],
+        type=row["type"],
+        payload=row["payload"],
+        meta=row["meta"],
+        error=row["error"],
+        created_timestamp=row["_created_timestamp"],
+    )
+
+
+def _state(row: "asyncpg.Record") -> State:
+    shape = TaskState if row["is_task"] else State
+    return shape(**{name: row[name] for name in shape.__struct_fields__})

@@ -1,0 +1,72 @@
+"""What a worker printed: one file an attempt in the state folder, stdout and stderr in the order they came."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+from damad import context
+from damad.errors import NotFound
+
+LOOK_INTERVAL: Final = 0.2
+"""Seconds between looks at a file that is followed."""
+_CHUNK: Final = 64 * 1024
+_NAME = re.compile(r"(\d+)\.log")
+
+
+def path(state_dir: Path, pg_env: str, etl_context_id: int, attempt: int) -> Path:
+    """Where the log of an attempt lies."""
+    return state_dir / "logs" / pg_env / str(etl_context_id) / f"{attempt}.log"
+
+
+def attempts(etl_context_id: int) -> list[int]:
+    """The attempts of a context whose logs lie on this host, in order."""
+    ctx = context.current()
+    if ctx.here.state_dir is None:
+        return []
+    folder = path(ctx.here.state_dir, ctx.pg_env, etl_context_id, 1).parent
+    try:
+        names = [_NAME.fullmatch(entry.name) for entry in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name[1]) for name in names if name)
+
+
+def find(etl_context_id: int, attempt: int | None = None) -> Path:
+    """The log file of an attempt, the last one unless named. Raises NotFound where it does not lie on this host."""
+    ctx = context.current()
+    there = attempts(etl_context_id)
+    if ctx.here.state_dir is None or not there or (attempt is not None and attempt not in there):
+        which = "no attempt" if attempt is None else f"no attempt {attempt}"
+        raise NotFound(f"{which} of context {etl_context_id} has a log on this host", etl_context_id=etl_context_id)
+    return path(ctx.here.state_dir, ctx.pg_env, etl_context_id, attempt or there[-1])
+
+
+async def read(file: Path) -> AsyncIterator[bytes]:
+    """The log from its beginning, in chunks, up to where it ends now."""
+    async for chunk in follow(file, lambda: True):
+        yield chunk
+
+
+async def follow(file: Path, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The log from its beginning, then what is added, until `ended()` is true and everything was read.
+
+    A log over its limit is cut in its middle while it grows; a reader then goes on at its new end.
+    """
+    place = 0
+    while True:
+        last_look = ended()
+        while chunk := await asyncio.to_thread(_read, file, place):
+            place += len(chunk)
+            yield chunk
+        if last_look:
+            return
+        place = min(place, file.stat().st_size)
+        await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _read(file: Path, place: int) -> bytes:
+    with file.open("rb") as log:
+        log.seek(place)
+        return log.read(_CHUNK)

@@ -1,0 +1,107 @@
+"""What an event is.
+
+A new event has a type, a payload and some meta; recording gives it an id, a version within its context and a time.
+"""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from damad.errors import InvalidInput
+from damad.model import json_value
+
+TASK_PREFIX: Final = "dama/task:"
+"""Types that begin so are damad's own."""
+
+SETTINGS_KEY: Final = "__dama_task_manager__"
+"""The key in an :INITIAL event's meta that holds the settings of a task."""
+
+MAX_TYPE_LENGTH: Final = 255
+_TYPE = re.compile(r"[A-Za-z0-9_./:-]*:[A-Z][A-Z0-9_]*")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """An event that is not recorded yet."""
+
+    type: str
+    payload: Any = None
+    meta: dict[str, Any] | None = None
+    error: bool | None = None
+    event_uuid: UUID | None = None
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"created_timestamp": "_created_timestamp"}):
+    """An event as the log holds it: never changed again. `version` counts from 1 within its context."""
+
+    event_id: int
+    etl_context_id: int
+    version: int
+    event_uuid: UUID
+    type: str
+    payload: Any
+    meta: dict[str, Any] | None
+    error: bool | None
+    created_timestamp: datetime
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as workers and JSON readers see it: times and uuid are strings."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+def kind(type_: str) -> str:
+    """What a type means to the lifecycle: INITIAL, FINAL, one of damad's own, EVENT_ERROR or EVENT."""
+    if type_.endswith(":INITIAL"):
+        return "INITIAL"
+    if type_.endswith(":FINAL"):
+        return "FINAL"
+    if type_.startswith(TASK_PREFIX):
+        return type_.removeprefix(TASK_PREFIX)
+    return "EVENT_ERROR" if type_.endswith(":ERROR") else "EVENT"
+
+
+def is_final(type_: str) -> bool:
+    """True for the types that end a context."""
+    return type_.endswith(":FINAL")
+
+
+def looks_like_event(value: Any) -> bool:
+    """True for an object whose `type` contains a colon. ({"type": "FeatureCollection"} is a payload.)"""
+    return isinstance(value, dict) and isinstance(value.get("type"), str) and ":" in value["type"]
+
+
+def check_type(type_: str, *, pointer: str = "/type") -> None:
+    """Raises InvalidInput unless the type is one that damad's functions take (contract, section 5)."""
+    if len(type_) > MAX_TYPE_LENGTH or not _TYPE.fullmatch(type_):
+        raise InvalidInput(
+            f"type {type_[:80]!r} is not an event type: at most {MAX_TYPE_LENGTH} of A-Z a-z 0-9 _ . / : -, "
+            "ending in a colon and capitals, like gtfs:LOADED",
+            pointer=pointer,
+        )
+
+
+def parse(value: Any, *, pointer: str = "") -> Event:
+    """An Event out of a plain object as a worker or a client gives it.
+
+    Raises InvalidInput for unknown fields, a bad type, a field of the wrong sort, or what JSON cannot hold.
+    """
+    try:
+        event = msgspec.convert(value, _EventFields)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"not an event: {error}", pointer=pointer) from None
+    check_type(event.type, pointer=f"{pointer}/type")
+    try:
+        json_value.check(event.payload, f"{pointer}/payload")
+        json_value.check(event.meta, f"{pointer}/meta")
+    except json_value.NotJson as error:
+        raise InvalidInput(f"an event cannot hold {error}", pointer=error.pointer) from None
+    return Event(
+        type=event.type, payload=event.payload, meta=event.meta, error=event.error, event_uuid=event.event_uuid
+    )
+
+
+class _EventFields(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An Event that says no to fields it does not know."""

@@ -1,0 +1,235 @@
+"""The lifecycle: one table of what may follow what, and the fold that makes a state out of events.
+
+The rule, stated once: `TRANSITIONS[state, kind]` is the state after an event of that kind; an absent key is the
+refusal. The database enforces the same table (schema/080_transitions.sql) and computes the same projection
+(schema/120_evolve_task.sql); tests walk both, and `damad verify` compares them over a whole log.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from damad.errors import IllegalTransition
+from damad.model.event import SETTINGS_KEY, kind
+from damad.model.retry import CRASHES
+
+TRANSITIONS: Final[dict[tuple[str, str], str]] = {
+    # a context that is no task
+    ("new", "INITIAL"): "open",
+    ("open", "EVENT"): "open",
+    ("open", "EVENT_ERROR"): "error",
+    ("open", "FINAL"): "done",
+    ("error", "EVENT"): "open",
+    ("error", "EVENT_ERROR"): "error",
+    ("error", "FINAL"): "done",
+    # a task that waits for a slot or for its time
+    ("new", "TASK_INITIAL"): "queued",
+    ("queued", "CLAIMED"): "claimed",
+    ("queued", "CANCEL_REQUESTED"): "cancelling",
+    ("scheduled", "CLAIMED"): "claimed",
+    ("scheduled", "CANCEL_REQUESTED"): "cancelling",
+    ("retrying", "CLAIMED"): "claimed",
+    ("retrying", "CANCEL_REQUESTED"): "cancelling",
+    ("waiting", "RESUMED"): "queued",
+    ("waiting", "CANCEL_REQUESTED"): "cancelling",
+    # a task that somebody holds
+    ("claimed", "STARTED"): "running",
+    ("claimed", "RELEASED"): "queued",
+    ("claimed", "CANCEL_REQUESTED"): "cancelling",
+    ("running", "PROGRESS"): "running",
+    ("running", "STEP"): "running",
+    ("running", "SUBTASK"): "running",
+    ("running", "WAITING"): "waiting",
+    ("running", "RELEASED"): "queued",
+    ("running", "ERROR"): "erred",
+    ("running", "CANCEL_REQUESTED"): "cancelling",
+    ("cancelling", "PROGRESS"): "cancelling",
+    ("cancelling", "STEP"): "cancelling",
+    ("cancelling", "SUBTASK"): "cancelling",
+    ("cancelling", "ERROR"): "cancelling",
+    ("cancelling", "CANCELLED"): "cancelled",
+    # the second half of the statement that began with ERROR
+    ("erred", "RETRY"): "retrying",
+    ("erred", "FAILED"): "failed",
+    # a person tries again
+    ("failed", "REQUEUED"): "queued",
+    ("cancelled", "REQUEUED"): "queued",
+    # the events of workers and of the world outside, in every open state of a task
+    **{
+        (state, kind_): "done" if kind_ == "FINAL" else state
+        for state in ("queued", "scheduled", "retrying", "waiting", "claimed", "running", "cancelling")
+        for kind_ in ("EVENT", "EVENT_ERROR", "FINAL")
+    },
+}
+
+ENDED: Final = frozenset({"done", "failed", "cancelled"})
+"""States in which nothing runs and nothing will, unless a person requeues."""
+
+TASK_STATES: Final = (
+    "queued", "scheduled", "claimed", "running", "waiting", "retrying", "cancelling", "done", "failed", "cancelled"
+)  # fmt: skip
+"""Every state of a task that a reader can see."""
+
+
+class LoggedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event with the fence it was written under, as the fold reads it."""
+
+    event_id: int
+    version: int
+    type: str
+    payload: Any
+    meta: Any
+    fence: int | None
+    created_timestamp: datetime
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """The row of a task in dama_tasks, field by field."""
+
+    worker: str
+    queue: str
+    priority: int
+    settings: dict[str, Any]
+    idempotency_key: str | None
+    state: str
+    initial_event_id: int
+    run_at: datetime
+    home_host_id: UUID | None = None
+    host_id: UUID | None = None
+    fence: int = 0
+    attempt: int = 0
+    pid: int | None = None
+    errors: int = 0
+    crashes: int = 0
+    resumed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Any = None
+    error: Any = None
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The projection of one context: its row in etl_contexts and, for a task, its row in dama_tasks."""
+
+    etl_status: str | None = None
+    initial_event_id: int | None = None
+    latest_event_id: int | None = None
+    version: int = 0
+    task: Task | None = None
+
+    @property
+    def state(self) -> str:
+        """One of the states in TRANSITIONS, and `new` before the first event."""
+        if self.version == 0:
+            return "new"
+        if self.task is not None:
+            return self.task.state
+        return str(self.etl_status).lower()
+
+
+def fold(events: list[LoggedEvent]) -> Context:
+    """The projection of a context out of all its events, oldest first."""
+    context = Context()
+    for event in events:
+        context = evolve(context, event)
+    return context
+
+
+def evolve(context: Context, event: LoggedEvent) -> Context:
+    """The projection after one more event. Raises IllegalTransition where it may not follow."""
+    kind_ = _kind(event)
+    after = TRANSITIONS.get((context.state, kind_))
+    if after is None or (event.fence is not None and (context.task is None or event.fence != context.task.fence)):
+        raise IllegalTransition(
+            f"{event.type} may not follow in a context that is {context.state}", type=event.type, state=context.state
+        )
+    if kind_ == "TASK_INITIAL":
+        task = _settle(_new_task(event), event)
+    elif context.task is not None:
+        task = _settle(_evolve_task(context.task, event, kind_, after), event)
+    else:
+        task = None
+    return Context(
+        etl_status=etl_status_after(event.type),
+        initial_event_id=context.initial_event_id or event.event_id,
+        latest_event_id=event.event_id,
+        version=event.version,
+        task=task,
+    )
+
+
+def _kind(event: LoggedEvent) -> str:
+    kind_ = kind(event.type)
+    is_task = isinstance(event.meta, dict) and isinstance(event.meta.get(SETTINGS_KEY), dict)
+    return "TASK_INITIAL" if kind_ == "INITIAL" and is_task else kind_
+
+
+def etl_status_after(type_: str) -> str:
+    """The original's status after an event of this type: OPEN, DONE or ERROR."""
+    if type_.endswith(":FINAL"):
+        return "DONE"
+    if type_.endswith(":ERROR") or type_ in ("dama/task:FAILED", "dama/task:CANCELLED"):
+        return "ERROR"
+    return "OPEN"
+
+
+def _new_task(event: LoggedEvent) -> Task:
+    given = event.meta[SETTINGS_KEY]
+    start, run_at = given.get("start_after"), event.created_timestamp
+    if isinstance(start, int | float) and not isinstance(start, bool):
+        run_at += timedelta(seconds=start)
+    elif isinstance(start, str):
+        run_at = datetime.fromisoformat(start)
+    return Task(
+        worker=given.get("worker") or given["worker_path"],
+        queue=given.get("queue") or "default",
+        priority=int(given.get("priority") or 0),
+        settings=given,
+        idempotency_key=given.get("idempotency_key"),
+        state="queued",
+        initial_event_id=event.event_id,
+        run_at=run_at,
+        home_host_id=UUID(given["dama_host_id"]) if given.get("dama_host_id") else None,
+    )
+
+
+def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task:
+    payload, created = event.payload, event.created_timestamp
+    changed: dict[str, Any] = {"state": after}
+    match kind_:
+        case "CLAIMED":
+            changed |= {"fence": payload["fence"], "host_id": UUID(payload["host_id"])}
+        case "STARTED":
+            changed |= {"attempt": payload["attempt"], "pid": payload["pid"], "started_at": created, "resumed": False}
+        case "PROGRESS":
+            changed |= {"progress": payload}
+        case "ERROR":
+            counted = "crashes" if payload["kind"] in CRASHES else "errors"
+            changed |= {"error": payload, counted: getattr(task, counted) + 1}
+        case "RETRY":
+            changed |= {"run_at": datetime.fromisoformat(payload["run_at"])}
+        case "RELEASED":
+            run_at = (payload or {}).get("run_at")
+            changed |= {"run_at": datetime.fromisoformat(run_at) if run_at else created}
+        case "RESUMED":
+            changed |= {"run_at": created, "resumed": True}
+        case "REQUEUED":
+            changed |= {"run_at": created, "errors": 0, "crashes": 0, "error": None}
+            changed |= {"finished_at": None, "resumed": False}
+        case "FINAL":
+            changed |= {"error": None}
+    return msgspec.structs.replace(task, **changed)
+
+
+def _settle(task: Task, event: LoggedEvent) -> Task:
+    """What follows from the state alone, whichever event led there."""
+    changed: dict[str, Any] = {}
+    if task.state == "queued" and task.run_at > event.created_timestamp:
+        changed["state"] = "scheduled"
+    if task.state not in ("running", "cancelling"):
+        changed["pid"] = None
+    if task.state in ENDED:
+        changed["finished_at"] = event.created_timestamp
+    return msgspec.structs.replace(task, **changed)

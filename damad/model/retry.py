@@ -1,0 +1,85 @@
+"""What becomes of a task whose attempt failed: when it runs again, or that it does not."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from damad.model.event import Event
+from damad.model.settings import TaskSettings
+
+CRASHES: Final = frozenset({"exit", "signal", "oom", "lost"})
+"""Kinds of failure that the process died of. The others are errors. Each sort is counted and bounded alone."""
+
+_LONGEST_DELAY: Final = 86400.0
+_MOST_DOUBLINGS: Final = 40
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an attempt failed: the payload of its ERROR event, and what the worker said about trying again."""
+
+    attempt: int
+    kind: str
+    message: str
+    traceback: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    retryable: bool = True
+    retry_in: float | None = None
+
+    def payload(self) -> dict[str, Any]:
+        """The ERROR event's payload: every field of the contract, null where it does not apply."""
+        names = ("attempt", "kind", "message", "traceback", "exit_code", "signal")
+        return {name: getattr(self, name) for name in names}
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Failures of each sort since the task was queued or requeued, before this one."""
+
+    errors: int
+    crashes: int
+
+
+def conclude(
+    failure: Failure, counts: Counts, *, settings: TaskSettings, now: datetime, random: float, cancelling: bool = False
+) -> list[Event]:
+    """The events that say an attempt failed and what follows: ERROR, and RETRY, FAILED or CANCELLED.
+
+    `random` is from [0, 1). The caller appends both in one statement.
+    """
+    error = Event(type="dama/task:ERROR", payload=failure.payload(), error=True)
+    if cancelling:
+        return [error, Event(type="dama/task:CANCELLED")]
+
+    errors, crashes = counts.errors, counts.crashes
+    if failure.kind in CRASHES:
+        crashes += 1
+    else:
+        errors += 1
+    if not failure.retryable:
+        reason = "not retryable"
+    elif max(errors, crashes) > settings.retry_limit:
+        reason = "no attempts left"
+    else:
+        seconds = failure.retry_in
+        if seconds is None:
+            seconds = delay(settings, errors + crashes, random=random)
+        run_at = now + timedelta(seconds=seconds)
+        return [
+            error,
+            Event(type="dama/task:RETRY", payload={"run_at": run_at.isoformat(), "attempt": failure.attempt}),
+        ]
+    return [error, Event(type="dama/task:FAILED", payload={"reason": reason, "attempt": failure.attempt}, error=True)]
+
+
+def delay(settings: TaskSettings, failures: int, *, random: float) -> float:
+    """Seconds to wait after the nth failure: retry_delay, or with backoff a random part of its nth doubling.
+
+    Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): many tasks that failed
+    together do not come back together. At least half a retry_delay, so that a retry is never at once.
+    """
+    if not settings.retry_backoff:
+        return settings.retry_delay
+    ceiling = settings.retry_delay * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
+    ceiling = min(ceiling, settings.retry_delay_max if settings.retry_delay_max is not None else _LONGEST_DELAY)
+    return max(random * ceiling, min(settings.retry_delay / 2, ceiling))

@@ -1,0 +1,146 @@
+"""The settings of a task, as they stand in its :INITIAL event's meta.
+
+`parse` reads what a person or a program gave and refuses what does not fit; `decode` reads what the log holds and
+never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from damad import units
+from damad.errors import InvalidInput
+from damad.model import json_value
+
+_DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
+_POSTGRES_INT = 2**31
+
+
+class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Durations are in seconds. `start_after` is a number of seconds after the append, or RFC 3339 with offset."""
+
+    worker: str
+    queue: str = "default"
+    priority: int = 0
+    start_after: float | str | None = None
+    retry_limit: int = 2
+    retry_delay: float = 1.0
+    retry_backoff: bool = True
+    retry_delay_max: float | None = None
+    expire_in: float | None = None
+    idempotency_key: str | None = None
+    work_dir: str | None = None
+    run_in: str | None = None
+    dama_host_id: str | None = None
+
+
+NAMES = frozenset(TaskSettings.__struct_fields__) - {"dama_host_id"}
+"""The settings that a caller may give. (The host is not given: it is where the task is queued.)"""
+
+
+def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
+    """The settings as they go into the log: only those that were given, durations in seconds.
+
+    Raises InvalidInput that names the setting and what it takes.
+    """
+    for name in given:
+        if name not in NAMES:
+            raise InvalidInput(f"there is no task setting {name!r}", pointer=f"{pointer}/{name}", setting=name)
+    plain = {name: value for name, value in given.items() if value is not None}
+    for name in _DURATIONS:
+        if name in plain:
+            plain[name] = units.duration(plain[name], pointer=f"{pointer}/{name}")
+    if "start_after" in plain:
+        plain["start_after"] = _start_after(plain["start_after"], f"{pointer}/start_after")
+    try:
+        settings = msgspec.convert(plain, TaskSettings)
+        json_value.check(plain, pointer)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"task settings do not fit: {error}", pointer=_where(error, pointer)) from None
+    except json_value.NotJson as error:
+        raise InvalidInput(f"task settings hold {error}", pointer=error.pointer) from None
+    _check_ranges(settings, pointer)
+    return plain
+
+
+def from_texts(given: dict[str, str]) -> dict[str, Any]:
+    """Settings given as texts (flags, environment variables), each as the sort of value that the setting is.
+
+    Raises InvalidInput that names the setting whose text does not fit.
+    """
+    sorts = msgspec.structs.fields(TaskSettings)
+    by_name = {field.name: field.type for field in sorts}
+    plain: dict[str, Any] = {}
+    for name, text in given.items():
+        if name in _DURATIONS or name not in by_name:
+            plain[name] = text
+            continue
+        try:
+            plain[name] = msgspec.convert(text, by_name[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"{name} {text!r}: {error}", pointer=f"/{name}", setting=name) from None
+    return plain
+
+
+def _start_after(value: Any, pointer: str) -> float | str:
+    if isinstance(value, str) and "T" in value.upper():
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise InvalidInput(
+                f"start_after {value!r} is no RFC 3339 time with offset, like 2026-01-31T08:00:00+01:00",
+                pointer=pointer,
+            )
+        return moment.isoformat()
+    return units.duration(value, pointer=pointer)
+
+
+def _check_ranges(settings: TaskSettings, pointer: str) -> None:
+    if not 0 <= settings.retry_limit < _POSTGRES_INT:
+        raise InvalidInput("retry_limit is a number from 0", pointer=f"{pointer}/retry_limit")
+    if not -_POSTGRES_INT <= settings.priority < _POSTGRES_INT:
+        raise InvalidInput("priority is a 32-bit number", pointer=f"{pointer}/priority")
+    if not is_name(settings.queue):
+        raise InvalidInput(
+            f"queue {settings.queue!r} is no name: a-z, then a-z 0-9 _, at most 63", pointer=f"{pointer}/queue"
+        )
+    if settings.run_in not in (None, "process", "daemon"):
+        raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
+    if settings.expire_in == 0:
+        raise InvalidInput("expire_in is longer than 0", pointer=f"{pointer}/expire_in")
+    for name in ("worker", "idempotency_key", "work_dir"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < len(value) <= 1024:
+            raise InvalidInput(f"{name} has 1 to 1024 characters", pointer=f"{pointer}/{name}")
+
+
+def is_name(text: str) -> bool:
+    """True for a name of a queue or a pg_env: `[a-z][a-z0-9_]*`, at most 63 characters."""
+    return (
+        0 < len(text) <= 63
+        and text.isascii()
+        and text[0].islower()
+        and all(letter.islower() or letter.isdigit() or letter == "_" for letter in text)
+    )
+
+
+def _where(error: msgspec.ValidationError, pointer: str) -> str:
+    _, _, path = str(error).partition(" - at `$.")
+    return f"{pointer}/{path.rstrip('`')}" if path else pointer
+
+
+def decode(recorded: dict[str, Any]) -> TaskSettings:
+    """The settings that the log holds. What does not fit there is left out, as if it were not given."""
+    known: dict[str, Any] = {"worker": recorded.get("worker") or recorded.get("worker_path") or ""}
+    for name in TaskSettings.__struct_fields__:
+        if name == "worker" or recorded.get(name) is None:
+            continue
+        try:
+            msgspec.convert({"worker": "", name: recorded[name]}, TaskSettings)
+        except msgspec.ValidationError:
+            continue
+        known[name] = recorded[name]
+    return msgspec.convert(known, TaskSettings)

@@ -1,0 +1,274 @@
+"""What can be done with tasks: queue them, cancel and retry them, ask after them; and, inside one, its durable calls.
+
+Queueing a task *is* the append of its :INITIAL event, so it happens inside the caller's transaction if there is one.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import msgspec
+
+from damad import context, events, workerfile
+from damad.errors import (
+    Conflict,
+    InvalidInput,
+    NoRetry,
+    RetryIn,
+    TaskCancelled,
+    TaskFailed,
+    VersionConflict,
+)
+from damad.eventstore import leases, listener
+from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
+from damad.model import json_value, settings
+from damad.model.event import SETTINGS_KEY, Event, RecordedEvent, parse
+from damad.model.lifecycle import ENDED
+
+__all__ = [
+    "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "cancel", "gather", "progress", "queue", "queue_many",
+    "retry", "retry_in", "status", "step", "subtask",
+]  # fmt: skip
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that somebody asks for. `initial_event` may stand in place of `payload`; `meta` goes into its meta."""
+
+    worker: str
+    payload: Any = None
+    initial_event: dict[str, Any] | None = None
+    parent_context_id: int | None = None
+    source_id: int | None = None
+    meta: dict[str, Any] | None = None
+    settings: dict[str, Any] = {}
+
+
+class Subtask(msgspec.Struct, frozen=True):
+    """A child task, as its parent holds it."""
+
+    name: str
+    etl_context_id: int
+
+
+async def queue(worker: str, payload: Any = None, **given: Any) -> int:
+    """Queues a task and returns its etl_context_id. Inside `events.transaction()` it is queued if that commits.
+
+    `given` are task settings, and `initial_event`, `parent_context_id`, `source_id`, `meta`.
+    Raises InvalidInput and InvalidWorker, which say what does not fit, and Unavailable.
+    """
+    return (await queue_many([request(worker, payload, **given)]))[0].etl_context_id
+
+
+async def queue_many(requests: Sequence[TaskRequest], *, pointer: str = "") -> list[Queued]:
+    """Queues all of them in one statement, or none. `created` is False for an idempotency_key seen before."""
+    here = context.current().here
+    where = [f"{pointer}/{place}" if len(requests) > 1 else pointer for place in range(len(requests))]
+    new = [_new_task(asked, here, place) for asked, place in zip(requests, where, strict=True)]
+    return await context.current().store.queue(new, on=events.open_connection())
+
+
+def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
+    """A TaskRequest out of keyword arguments: those that are no field of it are task settings."""
+    own = {name: given.pop(name) for name in TaskRequest.__struct_fields__ if name in given}
+    return TaskRequest(worker=worker, payload=payload, settings=given, **own)
+
+
+def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
+    workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
+    parsed = settings.parse({"worker": asked.worker, **asked.settings}, pointer=pointer)
+    defaults = here.queue(parsed.get("queue", "default")).defaults
+    recorded = {**defaults, **parsed}
+    if here.host_id is not None:
+        recorded["dama_host_id"] = here.host_id
+    initial = _initial(asked, pointer)
+    meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
+    try:
+        json_value.check(meta, f"{pointer}/meta")
+    except json_value.NotJson as error:
+        raise InvalidInput(f"meta holds {error}", pointer=error.pointer) from None
+    return NewTask(
+        initial=msgspec.structs.replace(initial, meta=meta, event_uuid=initial.event_uuid or uuid4()),
+        parent_context_id=asked.parent_context_id,
+        source_id=asked.source_id,
+    )
+
+
+def _initial(asked: TaskRequest, pointer: str) -> Event:
+    if asked.initial_event is None:
+        try:
+            json_value.check(asked.payload, f"{pointer}/payload")
+        except json_value.NotJson as error:
+            raise InvalidInput(f"the payload holds {error}", pointer=error.pointer) from None
+        return Event(type=":INITIAL", payload=asked.payload)
+    if asked.payload is not None:
+        raise InvalidInput("payload and initial_event exclude each other", pointer=f"{pointer}/payload")
+    initial = parse(asked.initial_event, pointer=f"{pointer}/initial_event")
+    if not initial.type.endswith(":INITIAL") or initial.type.startswith("dama/task:"):
+        raise InvalidInput("the first event's type ends in :INITIAL", pointer=f"{pointer}/initial_event/type")
+    if initial.meta and SETTINGS_KEY in initial.meta:
+        raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/initial_event/meta/{SETTINGS_KEY}")
+    return initial
+
+
+async def status(etl_context_id: int | None = None) -> State:
+    """The state of a context, the current one unless named: a TaskState if it is a task. Raises NotFound."""
+    return await context.current().store.state(context.current_id() if etl_context_id is None else etl_context_id)
+
+
+async def cancel(etl_context_id: int) -> State:
+    """Asks a task to stop. One that holds no process is cancelled at once; another is `cancelling` until it is dead.
+
+    Raises Conflict for a task that ended or is being cancelled already, and for a context that is no task.
+    """
+    store = context.current().store
+    asked = Event(type="dama/task:CANCEL_REQUESTED", event_uuid=uuid4())
+    while True:
+        state = await _task(etl_context_id)
+        if state.state in ENDED or state.state == "cancelling":
+            raise Conflict(f"task {etl_context_id} is {state.state}; there is nothing to cancel", state=state.state)
+        appends = [Append(etl_context_id=etl_context_id, event=asked)]
+        if state.state not in ("claimed", "running"):
+            gone = Event(type="dama/task:CANCELLED", event_uuid=uuid4())
+            appends = [
+                Append(etl_context_id=etl_context_id, event=asked, expected_version=state.version),
+                Append(etl_context_id=etl_context_id, event=gone),
+            ]
+        try:
+            await store.append(appends)
+        except VersionConflict:
+            continue
+        return await store.state(etl_context_id)
+
+
+async def retry(etl_context_id: int) -> State:
+    """Queues a failed or cancelled task again: the same context, its checkpoints and steps kept.
+
+    Raises Conflict for a task in any other state, and for a context that is no task.
+    """
+    state = await _task(etl_context_id)
+    if state.state not in ("failed", "cancelled"):
+        raise Conflict(
+            f"task {etl_context_id} is {state.state}; only a failed or cancelled task is retried", state=state.state
+        )
+    requeued = Event(type="dama/task:REQUEUED", event_uuid=uuid4())
+    store = context.current().store
+    await store.append([Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)])
+    return await store.state(etl_context_id)
+
+
+async def _task(etl_context_id: int) -> State:
+    state = await status(etl_context_id)
+    if not isinstance(state, TaskState):
+        raise Conflict(f"context {etl_context_id} is no task", state=state.state)
+    return state
+
+
+async def progress(fraction: float, note: str | None = None) -> None:
+    """Says how far this task is: a fraction from 0 to 1, and a word on what it is at."""
+    await events.record([Event(type="dama/task:PROGRESS", payload={"fraction": fraction, "note": note})])
+
+
+async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `function(*arguments)`, sync or async; a later attempt gets the recorded result back.
+
+    What it returns must be JSON. Raises what the function raises, and InvalidInput for a result that is no JSON.
+    """
+    if (recorded := await _named("dama/task:STEP", name)) is not None:
+        return recorded.payload["result"]
+    result = function(*arguments)
+    if inspect.isawaitable(result):
+        result = await result
+    try:
+        json_value.check(result)
+    except json_value.NotJson as error:
+        raise InvalidInput(f"the result of step {name!r} holds {error}", pointer=error.pointer) from None
+    await events.record([Event(type="dama/task:STEP", payload={"name": name, "result": result})])
+    return result
+
+
+async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) -> Subtask:
+    """Queues a child task of the current one; once per name, however often the parent is retried.
+
+    It goes to its parent's queue unless one is named. Raises as `queue` does.
+    """
+    ctx = context.current()
+    if (recorded := await _named("dama/task:SUBTASK", name)) is not None:
+        return Subtask(name, recorded.payload["etl_context_id"])
+    given = {"queue": ctx.queue or "default", **given, "parent_context_id": context.current_id()}
+    new = _new_task(request(worker, payload, **given), ctx.here, "")
+    said = uuid4()
+
+    async def queue_child() -> int:
+        async with ctx.store.transaction() as connection:
+            child = (await ctx.store.queue([new], on=connection))[0].etl_context_id
+            event = Event(type="dama/task:SUBTASK", payload={"name": name, "etl_context_id": child}, event_uuid=said)
+            append = Append(etl_context_id=context.current_id(), event=event, fence=ctx.fence)
+            await ctx.store.append([append], on=connection)
+        return child
+
+    return Subtask(name, await events.persist(queue_child))
+
+
+async def gather(*children: Subtask | int, return_exceptions: bool = False) -> list[Any]:
+    """The :FINAL payloads of the children, in their order, once all have ended. The parent holds no slot meanwhile.
+
+    Raises TaskFailed or TaskCancelled for the first child that ended so; with `return_exceptions` they stand in
+    the list instead.
+    """
+    ids = [child.etl_context_id if isinstance(child, Subtask) else child for child in children]
+    async with _holding_no_slot():
+        ends = await _ends(ids)
+    outcomes = [_outcome(ends[id_]) for id_ in ids]
+    if not return_exceptions:
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+    return outcomes
+
+
+async def _ends(ids: Sequence[int]) -> dict[int, RecordedEvent]:
+    store = context.current().store
+    ends: dict[int, RecordedEvent] = {}
+    with store.database.listener().subscribe(listener.EVENT) as bell:
+        while True:
+            pending = [id_ for id_ in ids if id_ not in ends]
+            for event in await events.persist(partial(store.end_events, pending)):
+                ends[event.etl_context_id] = event
+            if len(ends) == len(set(ids)):
+                return ends
+            await bell.wait(events.POLL_INTERVAL)
+
+
+def _outcome(event: RecordedEvent) -> Any:
+    try:
+        return events.result_of(event).payload
+    except (TaskFailed, TaskCancelled) as error:
+        return error
+
+
+@asynccontextmanager
+async def _holding_no_slot() -> AsyncIterator[None]:
+    ctx = context.current()
+    if ctx.fence is None:
+        yield
+        return
+    id_, fence, database = context.current_id(), ctx.fence, ctx.store.database
+    await events.persist(lambda: leases.set_waiting(database, id_, fence, True))
+    try:
+        yield
+    finally:
+        await asyncio.shield(events.persist(lambda: leases.set_waiting(database, id_, fence, False)))
+
+
+async def _named(type_: str, name: str) -> RecordedEvent | None:
+    store = context.current().store
+    return await events.persist(lambda: store.named_event(context.current_id(), type_, name))
+
+
+def retry_in(seconds: float) -> NoReturn:
+    """Ends this attempt as failed; the next one, if one is left, begins after so many seconds."""
+    raise RetryIn(seconds)

@@ -1,0 +1,42 @@
+"""Durations and sizes as people write them.
+
+A duration is a number of seconds, or a text like "250ms", "30s", "10m", "2h", "1d".
+A size is a number of bytes, or a text like "512kB", "10MB", "2GB" (powers of 1,000).
+"""
+
+import re
+from typing import Any, Final
+
+from damad.errors import InvalidInput
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
+_CENTURY: Final = 100 * 366 * 86400.0
+
+
+def duration(value: Any, *, pointer: str | None = None) -> float:
+    """The duration in seconds. Raises InvalidInput for what is none, for a negative one and beyond a century."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InvalidInput(f"{value!r} is no duration", pointer=pointer)
+    given = value
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise InvalidInput(
+                f"{given!r} is no duration; give seconds, or a number and ms, s, m, h or d, like 30s", pointer=pointer
+            )
+        value = float(match[1]) * _SECONDS[match[2] or "s"]
+    if not 0 <= value <= _CENTURY:
+        raise InvalidInput(f"{given!r} is no duration between 0 and a century", pointer=pointer)
+    return float(value)
+
+
+def size(value: Any, *, pointer: str | None = None) -> int:
+    """The size in bytes. Raises InvalidInput for what is none."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        return int(match[1]) * _BYTES[(match[2] or "b").lower()]
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidInput(f"{value!r} is no size; give bytes, or a number and kB, MB or GB, like 10MB", pointer=pointer)

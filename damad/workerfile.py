@@ -1,0 +1,49 @@
+"""Which files may be run: a regular file of a known language, inside a worker root, that no stranger can write."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from damad.errors import InvalidWorker
+
+SUFFIXES: Final = (".py",)
+
+
+def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None) -> Path:
+    """The real path of a worker that was given absolute or relative to a root.
+
+    Raises InvalidWorker for one outside the roots (symbolic links are followed first), missing, no regular file, of
+    an unknown language, or writable by others: the file itself or a folder up to its root.
+    """
+    if "\0" in worker:
+        raise InvalidWorker("worker has a NUL character", pointer=pointer)
+    shown = ", ".join(map(str, roots)) or "none"
+    for root in roots:
+        real_root = Path(os.path.realpath(root))
+        path = Path(os.path.realpath(real_root / worker))
+        if not path.is_relative_to(real_root) or path == real_root:
+            continue
+        if os.path.lexists(path):
+            _check(path, real_root, worker, pointer)
+            return path
+        if not Path(worker).is_absolute() and root is not roots[-1]:
+            continue
+        raise InvalidWorker(f"worker {worker!r} is not there; looked in {shown}", pointer=pointer, worker=worker)
+    raise InvalidWorker(f"worker {worker!r} is outside the worker roots: {shown}", pointer=pointer, worker=worker)
+
+
+def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InvalidWorker(f"worker {worker!r} cannot be read: {error.strerror}", pointer=pointer) from None
+    if not stat.S_ISREG(mode):
+        raise InvalidWorker(f"worker {worker!r} is not a regular file", pointer=pointer)
+    if path.suffix not in SUFFIXES:
+        raise InvalidWorker(f"worker {worker!r} is in no known language: {', '.join(SUFFIXES)}", pointer=pointer)
+    for place in (path, *path.parents):
+        if place.stat().st_mode & stat.S_IWOTH:
+            raise InvalidWorker(f"worker {worker!r} can be written by others: chmod o-w {place}", pointer=pointer)
+        if place == root:
+            break

@@ -1,0 +1,6 @@
+-- The versions of damad's schema that were applied here, newest last. `damad migrate` writes it.
+CREATE TABLE IF NOT EXISTS data_manager.damad_schema (
+  version     integer     NOT NULL,
+  checksum    text        NOT NULL,
+  applied_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);

@@ -1,0 +1,26 @@
+-- The log, and the only truth. Rows are inserted and never changed.
+-- fence: the claim under which the event was written; NULL for what comes from outside a run.
+-- event_id has no default: the judge draws it from the sequence once it holds the context's lock.
+CREATE SEQUENCE IF NOT EXISTS data_manager.event_store_event_id_seq;
+
+CREATE TABLE IF NOT EXISTS data_manager.event_store (
+  event_id            bigint PRIMARY KEY,
+  etl_context_id      bigint NOT NULL REFERENCES data_manager.etl_contexts (etl_context_id),
+  version             bigint NOT NULL,
+  event_uuid          uuid NOT NULL,
+  type                text NOT NULL,
+  payload             jsonb,
+  meta                jsonb,
+  error               boolean,
+  fence               bigint,
+  _created_timestamp  timestamptz NOT NULL
+);
+
+CREATE UNIQUE INDEX IF NOT EXISTS event_store_version_key
+  ON data_manager.event_store (etl_context_id, version);
+CREATE UNIQUE INDEX IF NOT EXISTS event_store_uuid_key
+  ON data_manager.event_store (event_uuid);
+CREATE UNIQUE INDEX IF NOT EXISTS event_store_one_initial_key
+  ON data_manager.event_store (etl_context_id) WHERE type LIKE '%:INITIAL';
+CREATE UNIQUE INDEX IF NOT EXISTS event_store_one_final_key
+  ON data_manager.event_store (etl_context_id) WHERE type LIKE '%:FINAL';

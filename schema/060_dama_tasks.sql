@@ -1,0 +1,37 @@
+-- The task table: one row per EtlContext whose :INITIAL carries task settings. A projection, all of it:
+-- damad/model/lifecycle.py folds the same row out of the events, and `damad verify` compares the two.
+-- home_host_id: the host that queued it (NULL: any may run it) · host_id: the host that claimed it last.
+-- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
+-- resumed: its next run goes on with the attempt it had, because a wait ended.
+CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
+  etl_context_id    bigint PRIMARY KEY REFERENCES data_manager.etl_contexts (etl_context_id),
+  worker            text NOT NULL,
+  queue             text NOT NULL,
+  priority          integer NOT NULL,
+  settings          jsonb NOT NULL,
+  idempotency_key   text,
+  state             text NOT NULL,
+  initial_event_id  bigint NOT NULL,
+  run_at            timestamptz NOT NULL,
+  home_host_id      uuid,
+  host_id           uuid,
+  fence             bigint NOT NULL DEFAULT 0,
+  attempt           integer NOT NULL DEFAULT 0,
+  pid               bigint,
+  errors            integer NOT NULL DEFAULT 0,
+  crashes           integer NOT NULL DEFAULT 0,
+  resumed           boolean NOT NULL DEFAULT false,
+  started_at        timestamptz,
+  finished_at       timestamptz,
+  progress          jsonb,
+  error             jsonb
+);
+
+CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_idempotency_key
+  ON data_manager.dama_tasks (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS dama_tasks_queued_idx
+  ON data_manager.dama_tasks (queue, priority DESC, initial_event_id) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS dama_tasks_due_idx
+  ON data_manager.dama_tasks (queue, run_at) WHERE state IN ('scheduled', 'retrying');
+CREATE INDEX IF NOT EXISTS dama_tasks_held_idx
+  ON data_manager.dama_tasks (host_id, queue) WHERE state IN ('claimed', 'running', 'cancelling');

@@ -1,0 +1,11 @@
+-- Who runs a claimed task, and until when (by the database's clock). Not a projection: whoever runs the
+-- attempt renews its row, and never waits for the row of its context to do so.
+-- holder: host/boot/pid/start time of the process, so that its death can be proved.
+-- waiting: the attempt waits for others and holds no slot of its queue meanwhile.
+CREATE TABLE IF NOT EXISTS data_manager.leases (
+  etl_context_id  bigint PRIMARY KEY REFERENCES data_manager.etl_contexts (etl_context_id),
+  fence           bigint NOT NULL,
+  holder          text NOT NULL,
+  until           timestamptz NOT NULL,
+  waiting         boolean NOT NULL DEFAULT false
+);

@@ -1,0 +1,46 @@
+-- The row of a new task, out of the settings in its :INITIAL event. Only what the database itself
+-- schedules by is judged here; the rest is kept as it is for whoever runs the task.
+-- worker_path is what the original's clients wrote in place of worker.
+CREATE OR REPLACE FUNCTION data_manager.new_task(
+    initial_event data_manager.event_store
+  )
+  RETURNS data_manager.dama_tasks
+  LANGUAGE plpgsql
+  AS $$
+    DECLARE
+      settings  jsonb := initial_event.meta -> '__dama_task_manager__';
+      task      data_manager.dama_tasks;
+      start     jsonb := settings -> 'start_after';
+    BEGIN
+      task.worker := coalesce(settings ->> 'worker', settings ->> 'worker_path');
+      IF task.worker IS NULL THEN
+        PERFORM data_manager.refuse('DA007', 'a task needs a worker', jsonb_build_object('setting', 'worker'));
+      END IF;
+
+      task.etl_context_id   := initial_event.etl_context_id;
+      task.initial_event_id := initial_event.event_id;
+      task.settings         := settings;
+      task.state            := 'queued';
+      task.queue            := coalesce(settings ->> 'queue', 'default');
+      task.priority         := coalesce((settings ->> 'priority')::integer, 0);
+      task.idempotency_key  := settings ->> 'idempotency_key';
+      task.home_host_id     := (settings ->> 'dama_host_id')::uuid;
+      task.run_at           := initial_event._created_timestamp;
+      IF jsonb_typeof(start) = 'number' THEN
+        task.run_at := task.run_at + start::text::double precision * interval '1 second';
+      ELSIF jsonb_typeof(start) = 'string' THEN
+        task.run_at := (start #>> '{}')::timestamptz;
+      END IF;
+
+      task.fence   := 0;
+      task.attempt := 0;
+      task.errors  := 0;
+      task.crashes := 0;
+      task.resumed := false;
+      RETURN task;
+
+    EXCEPTION
+      WHEN data_exception THEN
+        PERFORM data_manager.refuse('DA007', 'the task settings cannot be read: ' || SQLERRM, settings);
+    END
+  $$;

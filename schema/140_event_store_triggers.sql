@@ -1,0 +1,45 @@
+-- An append is judged; an event is never changed or removed.
+CREATE OR REPLACE FUNCTION data_manager.refuse_change()
+  RETURNS trigger
+  LANGUAGE plpgsql
+  AS $$
+    BEGIN
+      PERFORM data_manager.refuse('DA006', TG_OP || ' refused: events are appended and never changed',
+        jsonb_build_object('operation', TG_OP));
+      RETURN NULL;
+    END
+  $$;
+
+-- dama/task:ERROR says that an attempt failed; what becomes of the task stands in the same statement.
+CREATE OR REPLACE FUNCTION data_manager.require_conclusion()
+  RETURNS trigger
+  LANGUAGE plpgsql
+  AS $$
+    DECLARE
+      now_in  text;
+    BEGIN
+      SELECT state INTO now_in FROM data_manager.dama_tasks WHERE etl_context_id = NEW.etl_context_id;
+      IF now_in NOT IN ('retrying', 'failed', 'cancelled') THEN
+        PERFORM data_manager.refuse('DA009',
+          'dama/task:ERROR stands in one statement with dama/task:RETRY, dama/task:FAILED or dama/task:CANCELLED',
+          jsonb_build_object('etl_context_id', NEW.etl_context_id, 'state', now_in));
+      END IF;
+      RETURN NULL;
+    END
+  $$;
+
+CREATE OR REPLACE TRIGGER event_store_judge
+  BEFORE INSERT ON data_manager.event_store
+  FOR EACH ROW EXECUTE FUNCTION data_manager.judge_event();
+
+CREATE OR REPLACE TRIGGER event_store_error_is_concluded
+  AFTER INSERT ON data_manager.event_store
+  FOR EACH ROW WHEN (NEW.type = 'dama/task:ERROR') EXECUTE FUNCTION data_manager.require_conclusion();
+
+CREATE OR REPLACE TRIGGER event_store_refuse_change
+  BEFORE UPDATE OR DELETE ON data_manager.event_store
+  FOR EACH STATEMENT EXECUTE FUNCTION data_manager.refuse_change();
+
+CREATE OR REPLACE TRIGGER event_store_refuse_truncate
+  BEFORE TRUNCATE ON data_manager.event_store
+  FOR EACH STATEMENT EXECUTE FUNCTION data_manager.refuse_change();

@@ -1,0 +1,46 @@
+-- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
+-- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
+-- (created = false), unless what was asked for differs: then it is refused.
+CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
+    parent_context_ids  bigint[],
+    source_ids          bigint[],
+    types               text[],
+    payloads            jsonb[],
+    metas               jsonb[],
+    event_uuids         uuid[]
+  )
+  RETURNS TABLE (created boolean, etl_context_id bigint)
+  LANGUAGE plpgsql
+  AS $$
+    DECLARE
+      first  data_manager.event_store;
+      key    text;
+    BEGIN
+      FOR i IN 1 .. cardinality(types) LOOP
+        key := metas[i] -> '__dama_task_manager__' ->> 'idempotency_key';
+        SELECT e.* INTO first FROM data_manager.event_store e WHERE e.event_uuid = event_uuids[i];
+        IF NOT found AND key IS NOT NULL THEN
+          SELECT e.* INTO first
+            FROM data_manager.dama_tasks t JOIN data_manager.event_store e ON e.event_id = t.initial_event_id
+            WHERE t.idempotency_key = key;
+        END IF;
+        created := first.event_id IS NULL;
+
+        IF created THEN
+          INSERT INTO data_manager.etl_contexts AS c (parent_context_id, source_id)
+            VALUES (parent_context_ids[i], source_ids[i])
+            RETURNING c.etl_context_id INTO etl_context_id;
+          INSERT INTO data_manager.event_store (etl_context_id, type, payload, meta, event_uuid)
+            VALUES (queue_tasks.etl_context_id, types[i], payloads[i], metas[i], event_uuids[i]);
+        ELSE
+          IF (first.type, first.payload, first.meta) IS DISTINCT FROM (types[i], payloads[i], metas[i]) THEN
+            PERFORM data_manager.refuse('DA008',
+              format('the idempotency_key was used for another task, context %s', first.etl_context_id),
+              jsonb_build_object('idempotency_key', key, 'etl_context_id', first.etl_context_id));
+          END IF;
+          etl_context_id := first.etl_context_id;
+        END IF;
+        RETURN NEXT;
+      END LOOP;
+    END
+  $$;
