@@ -5,23 +5,53 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+_LOOK_INTERVAL: Final = 1.0
+
+
+class Broken(RuntimeError):
+    """The loop is gone: somebody closed its files. What was asked of it has an unknown outcome."""
+
+
+class _Background:
+    """A loop and the thread that runs it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="damad", daemon=True)
+        self.thread.start()
+
 
 @cache
+def _background() -> _Background:
+    return _Background()
+
+
+os.register_at_fork(after_in_child=_background.cache_clear)
+
+
 def loop() -> asyncio.AbstractEventLoop:
     """The loop, started when it is first asked for. (One a process, and a new one after a fork.)"""
-    new = asyncio.new_event_loop()
-    threading.Thread(target=new.run_forever, name="damad", daemon=True).start()
-    return new
-
-
-os.register_at_fork(after_in_child=loop.cache_clear)
+    return _background().loop
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that runs on damad's own loop, in the context of the caller, who waits for it."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop()).result()
+    """The result of a coroutine that runs on damad's own loop, in the context of the caller, who waits for it.
+
+    Raises Broken where the loop ended meanwhile.
+    """
+    background = _background()
+    future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, background.loop)
+    while True:
+        try:
+            return future.result(_LOOK_INTERVAL)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            if not background.thread.is_alive():
+                raise Broken("damad's own event loop has ended") from None

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
@@ -160,14 +160,35 @@ def result_of(event: RecordedEvent) -> RecordedEvent:
     return event
 
 
-async def follow(etl_context_id: int, *, after_version: int = 0) -> AsyncIterator[RecordedEvent]:
+async def follow(
+    etl_context_id: int, *, after_version: int = 0, types: Sequence[str] | None = None
+) -> AsyncGenerator[RecordedEvent, None]:
     """The events of a context after a version: those that are there, then each new one. Ends never by itself."""
     store = context.current().store
     with store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
         while True:
-            page = await store.read(etl_context_id, after_version=after_version, limit=_PAGE)
+            page = await store.read(etl_context_id, after_version=after_version, types=types, limit=_PAGE)
             for event in page:
                 after_version = event.version
+                yield event
+            if len(page) < _PAGE:
+                await bell.wait(POLL_INTERVAL)
+
+
+async def follow_tree(
+    etl_context_id: int, *, seen: Mapping[int, int] | None = None, types: Sequence[str] | None = None
+) -> AsyncGenerator[RecordedEvent, None]:
+    """`follow` for a context, its ancestors and its descendants, those to come too. `seen`: the last version of each.
+
+    It goes by versions, not by event_ids: those of different contexts commit in another order than they are drawn.
+    """
+    store = context.current().store
+    seen = dict(seen or {})
+    with store.database.listener().subscribe(listener.EVENT) as bell:
+        while True:
+            page = await store.read_line_since(etl_context_id, seen, types=types, limit=_PAGE)
+            for event in page:
+                seen[event.etl_context_id] = event.version
                 yield event
             if len(page) < _PAGE:
                 await bell.wait(POLL_INTERVAL)

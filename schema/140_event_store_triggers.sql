@@ -10,7 +10,8 @@ CREATE OR REPLACE FUNCTION data_manager.refuse_change()
     END
   $$;
 
--- dama/task:ERROR says that an attempt failed; what becomes of the task stands in the same statement.
+-- dama/task:ERROR says that an attempt failed; what becomes of the task is appended with it. Judged when the
+-- transaction commits, for a function that appends both inserts them one after the other.
 CREATE OR REPLACE FUNCTION data_manager.require_conclusion()
   RETURNS trigger
   LANGUAGE plpgsql
@@ -19,7 +20,7 @@ CREATE OR REPLACE FUNCTION data_manager.require_conclusion()
       now_in  text;
     BEGIN
       SELECT state INTO now_in FROM data_manager.dama_tasks WHERE etl_context_id = NEW.etl_context_id;
-      IF now_in NOT IN ('retrying', 'failed', 'cancelled') THEN
+      IF now_in = 'erred' OR now_in = 'cancelling' THEN
         PERFORM data_manager.refuse('DA009',
           'dama/task:ERROR stands in one statement with dama/task:RETRY, dama/task:FAILED or dama/task:CANCELLED',
           jsonb_build_object('etl_context_id', NEW.etl_context_id, 'state', now_in));
@@ -32,8 +33,10 @@ CREATE OR REPLACE TRIGGER event_store_judge
   BEFORE INSERT ON data_manager.event_store
   FOR EACH ROW EXECUTE FUNCTION data_manager.judge_event();
 
-CREATE OR REPLACE TRIGGER event_store_error_is_concluded
+DROP TRIGGER IF EXISTS event_store_error_is_concluded ON data_manager.event_store;
+CREATE CONSTRAINT TRIGGER event_store_error_is_concluded
   AFTER INSERT ON data_manager.event_store
+  DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW WHEN (NEW.type = 'dama/task:ERROR') EXECUTE FUNCTION data_manager.require_conclusion();
 
 CREATE OR REPLACE TRIGGER event_store_refuse_change

@@ -1,6 +1,6 @@
 """Append and read: what the log of one pg_env can do. Every statement is a file in queries/."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -84,6 +84,22 @@ class TaskState(State, frozen=True, kw_only=True):
     settings: dict[str, Any]
 
 
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner needs to know of a claimed task. `attempt`: the number that its next run has."""
+
+    etl_context_id: int
+    parent_context_id: int | None
+    queue: str
+    worker: str
+    state: str
+    fence: int
+    attempt: int
+    errors: int
+    crashes: int
+    settings: dict[str, Any]
+    initial_event: RecordedEvent
+
+
 class EventStore:
     """The log of one pg_env. Methods raise damad's errors; with `on` they run inside the caller's transaction."""
 
@@ -152,6 +168,18 @@ class EventStore:
         rows = await self._fetch("read_tree", etl_context_id, after_event_id, types, limit)
         return [_event(row) for row in rows]
 
+    async def read_line_since(
+        self,
+        etl_context_id: int,
+        seen: Mapping[int, int],
+        *,
+        types: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> list[RecordedEvent]:
+        """The events of a context, its ancestors and its descendants, each after the version that was seen of it."""
+        rows = await self._fetch("read_line_since", etl_context_id, list(seen), list(seen.values()), types, limit)
+        return [_event(row) for row in rows]
+
     async def end_event(self, etl_context_id: int) -> RecordedEvent | None:
         """The :FINAL, FAILED or CANCELLED event that a context ended with, or None while it is open."""
         ended = await self.end_events([etl_context_id])
@@ -189,6 +217,15 @@ class EventStore:
         """A page of tasks, newest first, with ids below `before`."""
         rows = await self._fetch("tasks", states, queue, parent_context_id, before, limit)
         return [_state(row) for row in rows]
+
+    async def assignment(self, etl_context_id: int) -> Assignment:
+        """What a runner needs to know of a task. Raises NotFound where the context is no task."""
+        rows = await self._fetch("assignment", etl_context_id)
+        if not rows:
+            raise NotFound(f"there is no task {etl_context_id}", etl_context_id=etl_context_id)
+        row = rows[0]
+        own = {name: row[name] for name in Assignment.__struct_fields__ if name != "initial_event"}
+        return Assignment(**own, initial_event=_event(row))
 
     async def ping(self) -> None:
         """Raises Unavailable unless Postgres answers."""

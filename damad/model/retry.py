@@ -21,6 +21,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     kind: str
     message: str
+    type: str | None = None
     traceback: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -28,8 +29,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_in: float | None = None
 
     def payload(self) -> dict[str, Any]:
-        """The ERROR event's payload: every field of the contract, null where it does not apply."""
-        names = ("attempt", "kind", "message", "traceback", "exit_code", "signal")
+        """The ERROR event's payload: every field of the contract, null where it does not apply.
+
+        `type` is the class of what a worker raised.
+        """
+        names = ("attempt", "kind", "message", "type", "traceback", "exit_code", "signal")
         return {name: getattr(self, name) for name in names}
 
 

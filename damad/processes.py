@@ -1,0 +1,128 @@
+"""Processes, by proof and not by number: a pid alone may name a stranger.
+
+A process is known by its pid, its start time and the boot of the machine. Signals go through a pidfd that was opened
+before the start time was compared, so that none reaches a process that took the pid over.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_PROC: Final = Path("/proc")
+
+
+class Process(NamedTuple):
+    """`start_time` is field 22 of /proc/PID/stat: clock ticks after boot."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+
+class _Stat(NamedTuple):
+    pid: int
+    state: str
+    parent: int
+    session: int
+    start_time: int
+
+
+def boot_id() -> str:
+    """The id of this boot of the machine: pids and start times of another boot say nothing."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def identify(pid: int) -> Process | None:
+    """The process that has this pid now, or None. A zombie counts as none: it has ended."""
+    stat = _stat(pid)
+    return None if stat is None or stat.state in "ZX" else Process(pid, stat.start_time, boot_id())
+
+
+def myself() -> Process:
+    """This process."""
+    me = identify(os.getpid())
+    assert me is not None
+    return me
+
+
+def alive(process: Process) -> bool:
+    """True if this very process runs (or is stopped), False if it has ended or its machine was booted since."""
+    return identify(process.pid) == process
+
+
+def open_pidfd(process: Process) -> int | None:
+    """A descriptor that becomes readable when the process ends, or None if it has. The caller closes it."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if alive(process):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def send(process: Process, number: int) -> bool:
+    """Sends a signal to this very process. False if it has ended."""
+    pidfd = open_pidfd(process)
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def members(leader: Process) -> list[Process]:
+    """The processes in the session that `leader` leads."""
+    return [_process(stat) for stat in _all() if stat.session == leader.pid and stat.start_time >= leader.start_time]
+
+
+def descendants(ancestor: Process) -> list[Process]:
+    """The living processes that descend from `ancestor`, whichever session they went to."""
+    if not alive(ancestor):
+        return []
+    everything = _all()
+    found, generation = [], {ancestor.pid}
+    while generation:
+        children = [stat for stat in everything if stat.parent in generation]
+        found += [_process(stat) for stat in children]
+        generation = {stat.pid for stat in children}
+    return found
+
+
+def as_holder(process: Process, host_id: str) -> str:
+    """The text that names a process in a lease, so that whoever reads it can prove its death."""
+    return f"{host_id}/{process.boot_id}/{process.pid}/{process.start_time}"
+
+
+def from_holder(holder: str, host_id: str) -> Process | None:
+    """The process of this host that a lease names, or None if the holder is on another host."""
+    host, _, rest = holder.partition("/")
+    boot, _, numbers = rest.partition("/")
+    pid, _, start_time = numbers.partition("/")
+    if host != host_id or not (pid.isdigit() and start_time.isdigit()):
+        return None
+    return Process(int(pid), int(start_time), boot)
+
+
+def _process(stat: _Stat) -> Process:
+    return Process(stat.pid, stat.start_time, boot_id())
+
+
+def _all() -> list[_Stat]:
+    stats = [_stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    return [stat for stat in stats if stat is not None and stat.state not in "ZX"]
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the name stands in brackets and may hold brackets itself
+    return _Stat(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))

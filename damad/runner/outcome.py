@@ -1,0 +1,110 @@
+"""What `main` did, in the log's words: a :FINAL event, or a failure of a named kind (contract, section 3)."""
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from damad.errors import InvalidInput, NoRetry, RetryIn
+from damad.model import json_value
+from damad.model.event import TASK_PREFIX, Event, is_final, looks_like_event, parse
+from damad.model.retry import Failure
+from damad.runner.load import NotLoaded
+
+DONE: Final = 0
+HELD: Final = 100
+RAISED: Final = 101
+NO_FINAL: Final = 102
+LEASE_LOST: Final = 103
+NOT_LOADED: Final = 104
+
+EXIT_CODES: Final = {"exception": RAISED, "no_final": NO_FINAL, "bad_result": NO_FINAL, "load": NOT_LOADED}
+"""The exit code of the runner's process for each kind of failure that it reports itself."""
+
+_LONGEST_MESSAGE: Final = 4_000
+_LONGEST_TRACEBACK: Final = 64_000
+
+
+def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
+    """The outcome of a `main` that returned. `limit`: the most bytes that a result may have as JSON."""
+    if not isinstance(value, dict):
+        return _failure("no_final", f"main returned {_shown(value)} and appended no :FINAL event", attempt)
+    if looks_like_event(value):
+        if not is_final(value["type"]):
+            return _failure("no_final", f"main returned a {value['type']} event and appended no :FINAL event", attempt)
+        given = {name: value[name] for name in ("type", "payload", "meta", "error") if name in value}
+    else:
+        given = {"type": ":FINAL", "payload": value}
+    try:
+        event = parse(given)
+        size = len(json_value.encode(given))
+    except (InvalidInput, json_value.NotJson) as error:
+        return _failure("bad_result", f"main returned what cannot be recorded: {error}", attempt)
+    if event.type.startswith(TASK_PREFIX):
+        return _failure("bad_result", f"main returned {event.type}; these types are damad's own", attempt)
+    if size > limit:
+        return _failure("bad_result", f"main returned {size} bytes of JSON; {limit} are the most", attempt)
+    return event
+
+
+def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure:
+    """The outcome of a `main` that raised, or of a file that could not be loaded."""
+    if isinstance(error, NotLoaded):
+        cause = error.__cause__
+        text = _traceback(cause, worker) if cause is not None else None
+        return _failure("load", str(error), attempt, traceback=text)
+    failure = _failure("exception", _message(error), attempt, traceback=_traceback(error, worker))
+    return msgspec.structs.replace(
+        failure,
+        type=type(error).__name__,
+        retryable=not isinstance(error, NoRetry),
+        retry_in=error.seconds if isinstance(error, RetryIn) else None,
+    )
+
+
+def refused_in_daemon(attempt: int, worker: Path) -> Failure:
+    """The outcome of a sync `main` in a queue that runs in the daemon, where it would stop everything else."""
+    message = f"main of {worker.name} is not async, and this queue runs in the daemon (run_in)"
+    return msgspec.structs.replace(_failure("load", message, attempt), retryable=False)
+
+
+def timed_out(attempt: int, seconds: float | None) -> Failure:
+    """The outcome of an attempt that took longer than its `expire_in`."""
+    return Failure(attempt=attempt, kind="timeout", message=f"the attempt took longer than expire_in ({seconds} s)")
+
+
+def _failure(kind: str, message: str, attempt: int, traceback: str | None = None) -> Failure:
+    text = _clean(message)[:_LONGEST_MESSAGE]
+    return Failure(attempt=attempt, kind=kind, message=text, traceback=traceback, exit_code=EXIT_CODES[kind])
+
+
+def _shown(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - the worker's own __str__ may raise anything
+        text = f"(its text cannot be shown: {type(broken).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _traceback(error: BaseException, worker: Path) -> str:
+    """The traceback from the worker's own file on: the frames of damad above it help nobody."""
+    frames: TracebackType | None = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != str(worker):
+        frames = frames.tb_next
+    lines = traceback.format_exception(type(error), error, frames or error.__traceback__)
+    text = _clean("".join(lines))
+    if len(text) > _LONGEST_TRACEBACK:
+        half = _LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n[…]\n{text[-half:]}"
+    return text
+
+
+def _clean(text: str) -> str:
+    """Text that Postgres can hold."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

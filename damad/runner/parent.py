@@ -1,0 +1,192 @@
+"""The parent of one worker's process: `python -P -m damad.runner.parent FD`, FD holding an assignment as JSON.
+
+asyncio kills a child whose transport it closes, so what the daemon starts is gone at once: it forks the real parent,
+which lives in a session of its own, and tells by its exit code whether that one came up. The real parent forks the
+worker's process, reaps it and everything it left behind (as a subreaper, whichever session that went to), and writes
+the exit record. It imports next to nothing, for one of it waits beside each running worker.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from damad import processes
+from damad.runner import logfile, records
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_LOOK_INTERVAL: Final = 1.0
+"""Seconds between looks at the size of the log."""
+
+
+def main() -> None:
+    """Forks the real parent and waits until its run is on record."""
+    assignment = _read_assignment(int(sys.argv[1]))
+    ready_read, ready_write = os.pipe()
+    if os.fork() == 0:
+        os.close(ready_read)
+        os.setsid()
+        _live(assignment, ready_write)
+        os._exit(0)
+    os.close(ready_write)
+    os._exit(0 if os.read(ready_read, 1) else 1)
+
+
+def _read_assignment(fd: int) -> dict[str, Any]:
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        assignment: dict[str, Any] = json.load(file)
+    return assignment
+
+
+def _live(assignment: dict[str, Any], ready: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # who stops the service means the daemon; the worker is told by it
+    server = _join_embedded(assignment)
+    log = Path(assignment["log"])
+
+    def signal_ready() -> None:
+        os.write(ready, b"1")
+        os.close(ready)
+
+    supervise(assignment, log=log, on_record=signal_ready)
+    if server is not None:
+        server.leave()
+
+
+def _join_embedded(assignment: dict[str, Any]) -> Any:
+    """Counts as a user of the embedded Postgres, which so outlives the daemon for as long as the worker runs."""
+    if not assignment["embedded"]:
+        return None
+    from damad.eventstore.embedded import EmbeddedPostgres
+
+    server = EmbeddedPostgres(Path(assignment["state_dir"]))
+    server.join()
+    return server
+
+
+def supervise(assignment: dict[str, Any], *, log: Path | None, on_record: Any = None) -> records.Exit:
+    """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record.
+
+    log: the attempt's log file; None leaves the worker on the terminal that this process has.
+    """
+    run = Path(assignment["run"])
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    oom_kills = _oom_kills()
+    go_read, go_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go_write)
+        os.read(go_read, 1)
+        _become_worker(assignment, log)
+    os.close(go_read)
+    worker = processes.identify(pid)
+    if worker is not None:
+        records.write_processes(run, records.Processes(processes.myself(), worker))
+    os.write(go_write, b"1")
+    os.close(go_write)
+    if on_record is not None:
+        on_record()
+    status = _wait(pid, log, assignment["log_limit"])
+    _end_leftovers(own_children=log is not None)
+    exit_ = _exit(status, oom=_oom_kills() > oom_kills)
+    records.write_exit(run, exit_)
+    return exit_
+
+
+def _become_worker(assignment: dict[str, Any], log: Path | None) -> None:
+    """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
+    try:
+        atexit._clear()  # what the parent wants done at its end is not this process' to do
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if log is not None:
+            os.setsid()
+            logfile.open_as_stdio(log)
+        os.environ.clear()
+        os.environ.update(assignment["environment"])
+        from damad.runner import child
+
+        code = child.main(assignment)
+    except BaseException:  # noqa: BLE001 - nothing is above: said in the log, and the exit code tells
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    os._exit(code)
+
+
+def _wait(pid: int, log: Path | None, log_limit: int) -> int:
+    """The wait status of the worker's process. Cuts its log meanwhile."""
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    interval = _LOOK_INTERVAL
+    while not poll.poll(interval * 1000 if log else None):
+        if log is not None:
+            grown = logfile.cut(log, log_limit)
+            interval = _LOOK_INTERVAL / 20 if grown else _LOOK_INTERVAL
+    os.close(pidfd)
+    _, status = os.waitpid(pid, 0)
+    if log is not None:
+        logfile.cut(log, log_limit)
+    return status
+
+
+def _end_leftovers(*, own_children: bool) -> None:
+    """Kills and reaps what the worker left behind, until this process has no child any more."""
+    if not own_children:
+        return
+    while True:
+        for process in processes.descendants(processes.myself()):
+            processes.send(process, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _exit(status: int, *, oom: bool) -> records.Exit:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return records.Exit(None, number, oom and number == signal.SIGKILL, time.time())
+    return records.Exit(os.WEXITSTATUS(status), None, False, time.time())
+
+
+def _oom_kills() -> int:
+    """How often the kernel killed for want of memory: in this process' cgroup, or on the whole machine."""
+    for path in _memory_events():
+        try:
+            words = path.read_text().split()
+        except OSError:
+            continue
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
+    return 0
+
+
+def _memory_events() -> list[Path]:
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            found.append(Path("/sys/fs/cgroup/memory" + path) / "memory.oom_control")
+        elif not controllers:
+            found.append(Path("/sys/fs/cgroup" + path) / "memory.events")
+    return [*found, Path("/proc/vmstat")]
+
+
+if __name__ == "__main__":
+    main()

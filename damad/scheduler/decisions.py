@@ -1,0 +1,190 @@
+"""What is to be done about a task that this host holds: pure, from what the log says and what its process does.
+
+    the log says      its process          decision
+    claimed           absent               Launch if the claim is ours, Release if its claimer is dead or its lease over
+    claimed           ended or lost        Release: a claim that did not start burns nothing
+    running           alive                Kill once expire_in is over
+    running           ended or lost        Conclude: the failure that the exit record proves
+    cancelling        alive                Kill
+    cancelling        absent/ended/lost    Cancelled: it is seen dead
+    anything else     alive                Kill: its task has ended or was taken over, and it had its grace
+
+Killing is to ask (SIGTERM), and after the grace to make sure (SIGKILL, with everything it left anywhere).
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from damad.model.retry import Counts, Failure
+from damad.model.settings import TaskSettings
+
+ABSENT: Final = "absent"
+"""No process is known, and none was ever on record."""
+STARTING: Final = "starting"
+"""We are launching it, and it is not on record yet."""
+ALIVE: Final = "alive"
+ENDED: Final = "ended"
+"""It is dead and its exit is on record."""
+LOST: Final = "lost"
+"""It is dead and nobody can know how it ended."""
+
+MOST_RELEASE_DELAY: Final = 30.0
+_EXIT_KINDS: Final = {101: "exception", 102: "no_final", 104: "load"}
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended, as its record says."""
+
+    exit_code: int | None
+    signal: int | None
+    oom: bool
+    ended_at: datetime
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that this host holds, as the log says. `ours`: we claimed it. `claimer_dead`: proved, not guessed."""
+
+    etl_context_id: int
+    queue: str
+    state: str
+    fence: int
+    attempt: int
+    counts: Counts
+    settings: TaskSettings
+    waiting: bool = False
+    ours: bool = False
+    claimer_dead: bool = False
+    lease_over: bool = False
+    started_at: datetime | None = None
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What its process does. `asked_at`: when we asked it to stop. `rival`: another run of the task still lives."""
+
+    process: str
+    exit: Exit | None = None
+    asked_at: datetime | None = None
+    rival: bool = False
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """Start the process (or, in a queue that says so, the coroutine) of a claimed task."""
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Give a claim back that did not start. It may be claimed again after so many seconds."""
+
+    reason: str
+    delay: float
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """Ask the process to stop, or (`force`) end it and everything it left."""
+
+    force: bool
+
+
+class Conclude(msgspec.Struct, frozen=True):
+    """Append the failure of an attempt whose process did not say so itself."""
+
+    failure: Failure
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """Say that a cancelled task has stopped."""
+
+
+Decision = Launch | Release | Kill | Conclude | Cancelled
+
+
+def decide(held: Held, seen: Observed, *, now: datetime, grace: float, failed_launches: int = 0) -> Decision | None:
+    """What is to be done about a held task, or None while there is nothing to do."""
+    running = seen.process in (ALIVE, STARTING)
+    match held.state:
+        case "claimed":
+            return _claimed(held, seen, failed_launches)
+        case "running" if running:
+            return _kill(seen, now, grace) if _expired(held, now) else None
+        case "running":
+            return Conclude(failure_of(held, seen))
+        case "cancelling" if running:
+            return _kill(seen, now, grace) if seen.process == ALIVE else None
+        case "cancelling":
+            return Cancelled()
+    return None
+
+
+def _claimed(held: Held, seen: Observed, failed_launches: int) -> Decision | None:
+    if seen.process in (ALIVE, STARTING) or seen.rival:
+        return None
+    if seen.process == ABSENT:
+        if held.ours:
+            return Launch()
+        if held.claimer_dead or held.lease_over:
+            return Release("its claimer ended before it started", 0.0)
+        return None
+    delay = min(0.1 * 2.0 ** min(failed_launches, 10), MOST_RELEASE_DELAY)
+    return Release(f"its process ended before it started ({_how(seen.exit)})", delay)
+
+
+def decide_leftover(seen: Observed, *, now: datetime, grace: float, ended_at: datetime, by_itself: bool) -> Kill | None:
+    """What is to be done about a living process whose task this host does not hold any more.
+
+    by_itself: the run appended the end of its task itself; then it has the grace to come to its own end.
+    """
+    if seen.process != ALIVE or (by_itself and now < ended_at + timedelta(seconds=grace)):
+        return None
+    return _kill(seen, now, grace)
+
+
+def _kill(seen: Observed, now: datetime, grace: float) -> Kill | None:
+    if seen.asked_at is None:
+        return Kill(force=False)
+    return Kill(force=True) if now >= seen.asked_at + timedelta(seconds=grace) else None
+
+
+def _expired(held: Held, at: datetime) -> bool:
+    limit = held.settings.expire_in
+    return limit is not None and held.started_at is not None and at >= held.started_at + timedelta(seconds=limit)
+
+
+def failure_of(held: Held, seen: Observed) -> Failure:
+    """The failure that the end of its process proves: timeout, oom, signal, exit, or lost where nothing proves more."""
+    exit_ = seen.exit
+    if exit_ is None:
+        return Failure(attempt=held.attempt, kind="lost", message="the process is gone, and so is who could say how")
+    if exit_.signal is not None:
+        if _expired(held, exit_.ended_at):
+            kind, message = "timeout", f"the attempt took longer than expire_in ({held.settings.expire_in} s)"
+        elif exit_.oom:
+            kind, message = "oom", "the kernel killed the process, for memory ran out"
+        else:
+            kind, message = "signal", f"the process was killed by signal {exit_.signal}"
+        return Failure(attempt=held.attempt, kind=kind, message=message, signal=exit_.signal)
+    kind = _EXIT_KINDS.get(exit_.exit_code or 0, "exit")
+    message = f"the process ended with exit code {exit_.exit_code} and no report"
+    return Failure(attempt=held.attempt, kind=kind, message=message, exit_code=exit_.exit_code)
+
+
+def deadline(held: Held, seen: Observed, *, now: datetime, grace: float) -> datetime | None:
+    """When to look at this task again if nothing happens before. (Nobody announces that an attempt began.)"""
+    if seen.asked_at is not None:
+        return seen.asked_at + timedelta(seconds=grace)
+    limit = held.settings.expire_in
+    if limit is None or held.state not in ("claimed", "running"):
+        return None
+    begun = held.started_at if held.state == "running" and held.started_at is not None else now
+    return begun + timedelta(seconds=limit)
+
+
+def free_slots(queue: str, concurrency: int, held: list[Held]) -> int:
+    """How many more tasks of a queue may run here. One that waits for others holds no slot."""
+    return max(0, concurrency - sum(1 for task in held if task.queue == queue and not task.waiting))
+
+
+def _how(exit_: Exit | None) -> str:
+    if exit_ is None:
+        return "nobody knows how"
+    return f"signal {exit_.signal}" if exit_.signal is not None else f"exit code {exit_.exit_code}"

@@ -1,0 +1,107 @@
+"""Starts the process of a claimed task: asyncio starts the runner's parent, which detaches (damad/runner/parent.py)."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+
+from damad import config, logs
+from damad.runner import records
+from damad.runner.attempt import Claim
+
+log = structlog.get_logger()
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runner's parent is told. It travels in an anonymous file, for it holds the DSN.
+
+    log: the attempt's log file, or None to leave the worker on this terminal · debug: pdb or debugpy.
+    """
+
+    claim: Claim
+    attempt: int
+    dsn: str
+    run: Path
+    log: Path | None
+    log_limit: int
+    state_dir: Path
+    embedded: bool
+    environment: dict[str, str]
+    debug: str | None = None
+
+
+def assign(
+    claim: Claim, attempt: int, *, dsn: str, settings: config.Config, terminal: bool, debug: str | None
+) -> Assignment:
+    """The assignment of one run under a claim."""
+    environment = config.child_environment() | {
+        "AVAIL_DAMA_PG_ENV": claim.pg_env,
+        "AVAIL_DAMA_ETL_CONTEXT_ID": str(claim.etl_context_id),
+        "DAMAD_ATTEMPT": str(attempt),
+    }
+    log_file = None if terminal else logs.path(settings.state_dir, claim.pg_env, claim.etl_context_id, attempt)
+    return Assignment(
+        claim=claim,
+        attempt=attempt,
+        dsn=dsn,
+        run=records.folder(settings.state_dir, claim.pg_env, claim.etl_context_id, claim.fence),
+        log=log_file,
+        log_limit=settings.log_limit,
+        state_dir=settings.state_dir,
+        embedded=settings.embedded,
+        environment=environment,
+        debug=debug,
+    )
+
+
+async def launch(assignment: Assignment) -> None:
+    """Starts the runner's parent. Returns once its run is on record or has failed to start; the records say which.
+
+    On the terminal it returns when the worker's process has ended.
+    """
+    assignment.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    detached = assignment.log is not None
+    fd = _anonymous_file(orjson.dumps(msgspec.to_builtins(assignment, enc_hook=_as_text)))
+    errors = os.open(assignment.run / "parent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "damad.runner.parent", str(fd),
+            stdin=asyncio.subprocess.DEVNULL if detached else None,
+            stdout=errors if detached else sys.stderr.fileno(),
+            stderr=errors if detached else None,
+            env=assignment.environment,
+            pass_fds=(fd,),
+            start_new_session=detached,
+        )  # fmt: skip
+    finally:
+        os.close(fd)
+        os.close(errors)
+    exit_code = await process.wait()
+    if exit_code != 0:
+        log.error(
+            "a runner did not come up", run=str(assignment.run), exit_code=exit_code, said=_last_words(assignment.run)
+        )
+
+
+def _anonymous_file(content: bytes) -> int:
+    fd = os.memfd_create("damad-assignment")
+    os.write(fd, content)
+    return fd
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent to a runner")
+
+
+def _last_words(run: Path) -> str:
+    try:
+        return (run / "parent.log").read_text(errors="replace").strip()[-500:]
+    except OSError:
+        return ""

@@ -1,0 +1,153 @@
+"""What became of the processes of this host's runs: from their records, their pids and their start times.
+
+There is no adoption as such. A daemon that begins looks at the same records as one that has run for a month, so a
+worker that outlived its daemon is simply seen.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from damad import processes
+from damad.processes import Process
+from damad.runner import records
+from damad.scheduler import decisions
+from damad.scheduler.decisions import Observed
+
+Key = tuple[int, int]
+"""A run: etl_context_id and fence."""
+
+
+class Observer:
+    """Looks at the processes of one pg_env's runs, wakes the supervisor when one ends, and sends them signals."""
+
+    def __init__(self, state_dir: Path, pg_env: str, wake: Callable[[], None]) -> None:
+        self._state_dir = state_dir
+        self._pg_env = pg_env
+        self._wake = wake
+        self._starting: set[Key] = set()
+        self._launched: set[Key] = set()
+        self._coroutines: dict[Key, asyncio.Task[None]] = {}
+        self._asked: dict[Key, datetime] = {}
+        self._watched: dict[Key, tuple[Process, int]] = {}
+
+    def close(self) -> None:
+        """Watches no process any more."""
+        for key in list(self._watched):
+            self._unwatch(key)
+
+    def folder(self, key: Key) -> Path:
+        """Where the records of a run lie."""
+        return records.folder(self._state_dir, self._pg_env, *key)
+
+    def known(self) -> set[Key]:
+        """Every run that has records here or runs in this process."""
+        return {*records.runs(self._state_dir, self._pg_env), *self._starting, *self._coroutines}
+
+    def starting(self, key: Key, begun: bool) -> None:
+        """Says that a process is being launched, or that its launch came to an end."""
+        (self._starting.add if begun else self._starting.discard)(key)
+        self._launched.add(key)
+
+    def runs_here(self, key: Key, task: "asyncio.Task[None]") -> None:
+        """Says that a run is a coroutine of this process."""
+        self._coroutines[key] = task
+        task.add_done_callback(lambda _: self._wake())
+
+    async def hand_back(self, reason: str, patience: float) -> None:
+        """Cancels the runs in this process with that reason, and waits for them to hand their tasks back."""
+        running = [task for task in self._coroutines.values() if not task.done()]
+        for task in running:
+            task.cancel(reason)
+        if running:
+            await asyncio.wait(running, timeout=patience)
+
+    def look(self, key: Key, started: dict[str, Any] | None = None) -> Observed:
+        """What the run's process does. `started`: its STARTED event's payload, which proves as much as a record."""
+        process, exit_ = self._look(key, started)
+        rival = any(other[0] == key[0] and other != key and self._look(other, None)[0] == decisions.ALIVE
+                    for other in self.known())  # fmt: skip
+        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=rival)
+
+    def _look(self, key: Key, started: dict[str, Any] | None) -> tuple[str, decisions.Exit | None]:
+        if (coroutine := self._coroutines.get(key)) is not None:
+            return (decisions.LOST if coroutine.done() else decisions.ALIVE), None
+        if (ended := self._ended(key)) is not None:
+            return decisions.ENDED, ended
+        known = records.read_processes(self.folder(key))
+        candidates = [known.parent, known.worker] if known else _by_event(started)
+        for process in candidates:
+            if self._watch(key, process):
+                return decisions.ALIVE, None
+        if key in self._starting:
+            return decisions.STARTING, None
+        if not candidates:
+            return (decisions.LOST if started or key in self._launched else decisions.ABSENT), None
+        ended = self._ended(key)  # looked at again: it may have been written between the two looks
+        return (decisions.LOST, None) if ended is None else (decisions.ENDED, ended)
+
+    def _ended(self, key: Key) -> decisions.Exit | None:
+        exit_ = records.read_exit(self.folder(key))
+        if exit_ is None:
+            return None
+        return decisions.Exit(exit_.exit_code, exit_.signal, exit_.oom, datetime.fromtimestamp(exit_.ended_at, UTC))
+
+    def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> None:
+        """Asks a run to stop, or ends it with everything it left."""
+        self._asked.setdefault(key, datetime.now(UTC))
+        if (coroutine := self._coroutines.get(key)) is not None:
+            coroutine.cancel()
+            return
+        known = records.read_processes(self.folder(key))
+        workers = [known.worker] if known else _by_event(started)
+        for worker in workers:
+            targets = {worker, *processes.members(worker)}
+            if force:
+                targets |= {*processes.descendants(worker)}
+                targets |= {*processes.descendants(known.parent)} if known else set()
+            for target in targets:
+                processes.send(target, signal.SIGKILL if force else signal.SIGTERM)
+
+    def forget(self, key: Key) -> None:
+        """The run is over and on the log: its records are not needed any more."""
+        self._unwatch(key)
+        self._asked.pop(key, None)
+        self._coroutines.pop(key, None)
+        self._launched.discard(key)
+        shutil.rmtree(self.folder(key), ignore_errors=True)
+
+    def _watch(self, key: Key, process: Process) -> bool:
+        """True if the process lives; then its end wakes the supervisor."""
+        watched = self._watched.get(key)
+        if watched is not None and watched[0] == process:
+            return processes.alive(process)
+        pidfd = processes.open_pidfd(process)
+        if pidfd is None:
+            return False
+        self._unwatch(key)
+        self._watched[key] = (process, pidfd)
+        asyncio.get_running_loop().add_reader(pidfd, self._ended_now, key)
+        return True
+
+    def _ended_now(self, key: Key) -> None:
+        self._unwatch(key)
+        self._wake()
+
+    def _unwatch(self, key: Key) -> None:
+        if (watched := self._watched.pop(key, None)) is not None:
+            asyncio.get_running_loop().remove_reader(watched[1])
+            os.close(watched[1])
+
+
+def _by_event(started: dict[str, Any] | None) -> list[Process]:
+    """The process that a STARTED event names, unless it is this one: what runs here is known by its coroutine."""
+    try:
+        process = Process(started["pid"], started["start_time"], started["boot_id"]) if started else None
+    except (KeyError, TypeError):
+        return []
+    return [process] if process is not None and process.pid != os.getpid() else []

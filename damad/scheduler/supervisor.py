@@ -1,0 +1,293 @@
+"""The loop that runs the tasks of one pg_env on this host: look, decide, perform, sleep until something happens.
+
+It wakes when the log changes (NOTIFY), when a process ends (pidfd), and by the clock; each time it reads the log anew.
+Nothing it keeps in memory matters: what it knows it can learn again from the log and the records of the runs.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from damad import config, logs, processes
+from damad.errors import Conflict, ContextBusy, Unavailable
+from damad.eventstore import listener
+from damad.eventstore.pools import Database
+from damad.eventstore.schedule import HeldTask, Schedule
+from damad.eventstore.store import Append, EventStore, TaskState
+from damad.model import retry, settings
+from damad.model.event import Event
+from damad.runner import indaemon
+from damad.runner.attempt import Attempt, Claim
+from damad.scheduler import decisions, launcher
+from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
+from damad.scheduler.observation import Key, Observer
+
+log = structlog.get_logger()
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_BUSY_PAUSE: Final = 1.0
+
+
+class Supervisor:
+    """Runs the tasks of one pg_env.
+
+    only: look after this one task, on this terminal, and claim no other, as `damad run` does ·
+    debug: pdb or debugpy · revive: called when Postgres is away (to start the embedded one again).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings_: config.Config,
+        host_id: str,
+        *,
+        only: int | None = None,
+        debug: str | None = None,
+        revive: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._database = database
+        self._config = settings_
+        self._host_id = host_id
+        self._only = only
+        self._debug = debug
+        self._revive = revive
+        self._store = EventStore(database)
+        self._schedule = Schedule(database, host_id)
+        self.holder = processes.as_holder(processes.myself(), host_id)
+        self._observer = Observer(settings_.state_dir, database.pg_env, self._wake)
+        self._bell: listener.Subscription | None = None
+        self._failed_launches = 0
+        self._runs: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first."""
+        with self._database.listener().subscribe(listener.TASK) as self._bell:
+            async with asyncio.TaskGroup() as self._runs:
+                try:
+                    await self._watch(self._bell)
+                finally:
+                    await self._observer.hand_back(indaemon.HAND_BACK, self._config.grace)
+                    self._observer.close()
+
+    async def _watch(self, bell: listener.Subscription) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await bell.wait(await self.round())
+                pause = _FIRST_PAUSE
+            except Unavailable as error:
+                log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                if self._revive is not None:
+                    await self._revive()
+
+    def _wake(self) -> None:
+        if self._bell is not None:
+            self._bell.ring()
+
+    async def round(self) -> float:
+        """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
+        tasks = [task for task in await self._schedule.held() if self._only in (None, task.etl_context_id)]
+        moments = [await self._attend(task) for task in tasks]
+        moments += await self._attend_leftovers({_key(task) for task in tasks})
+        if self._only is not None:
+            claimed = await self._claim_one(self._only)
+        else:
+            claimed = await self._claim([_held(task, self.holder, self._host_id) for task in tasks])
+        if claimed:
+            return 0.0
+        poll = self._config.poll_interval * random.uniform(0.8, 1.2)
+        due = await self._schedule.next_due()
+        return min([poll, *moments, *([] if due is None else [due + 0.001])])
+
+    async def _attend(self, task: HeldTask) -> float:
+        """Does what one task needs. Returns the seconds until it should be looked at again."""
+        now = datetime.now(UTC)
+        held, seen = _held(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
+        decision = decisions.decide(
+            held, seen, now=now, grace=self._config.grace, failed_launches=self._failed_launches
+        )
+        if task.state == "running":
+            self._failed_launches = 0
+        try:
+            await self._perform(decision, task, held)
+        except ContextBusy:
+            return _BUSY_PAUSE
+        except Conflict as refused:  # somebody else said it first, or the task went on: the next look tells
+            log.debug("the log had gone on", etl_context_id=task.etl_context_id, reason=str(refused))
+            return 0.05
+        if isinstance(decision, Kill):
+            return min(self._config.grace, 0.1 if decision.force else self._config.grace)
+        moment = decisions.deadline(held, seen, now=now, grace=self._config.grace)
+        return self._config.poll_interval if moment is None else max(0.0, (moment - now).total_seconds())
+
+    async def _perform(self, decision: decisions.Decision | None, task: HeldTask, held: Held) -> None:
+        key = _key(task)
+        match decision:
+            case Launch():
+                await self._start(task)
+            case Release(reason, delay):
+                self._failed_launches += delay > 0
+                run_at = {"run_at": _in(delay)} if delay else {}
+                await self._append(task, Event(type="dama/task:RELEASED", payload={"reason": reason, **run_at}))
+                self._observer.forget(key)
+            case Kill(force):
+                log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
+                self._observer.stop(key, task.started, force=force)
+            case Conclude(failure):
+                await self._append(task, *_verdict(failure, held))
+                log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
+                         attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
+                self._observer.forget(key)
+            case Cancelled():
+                await self._append(task, Event(type="dama/task:CANCELLED"))
+                self._observer.forget(key)
+
+    async def _append(self, task: HeldTask, *new: Event) -> None:
+        fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]
+        appends = [Append(etl_context_id=task.etl_context_id, event=event, fence=task.fence) for event in fresh]
+        await self._store.append(appends)
+
+    async def _attend_leftovers(self, held: set[Key]) -> list[float]:
+        """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
+        keys = {key for key in self._observer.known() - held if self._only in (None, key[0])}
+        alive = {}
+        for key in keys:
+            seen = self._observer.look(key)
+            if seen.process in (decisions.ALIVE, decisions.STARTING):
+                alive[key] = seen
+            else:
+                _say_how_it_ended(key, seen)
+                self._observer.forget(key)
+        if not alive:
+            return []
+        ends = await self._schedule.leftovers([key[0] for key in alive])
+        for key, seen in alive.items():
+            end = ends.get(key[0])
+            if end is None:
+                continue  # a process of a database that was restored, say: not known here, so not ours to stop
+            by_itself = end.fence == end.end_fence == key[1]
+            kill = decisions.decide_leftover(
+                seen, now=datetime.now(UTC), grace=self._config.grace, ended_at=end.ended_at, by_itself=by_itself
+            )
+            if kill is not None:
+                log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
+                self._observer.stop(key, None, force=kill.force)
+        return [min(self._config.grace, 1.0)]
+
+    async def _claim(self, held: list[Held]) -> bool:
+        """Fills the free slots. True if anything was claimed."""
+        claimed: list[int] = []
+        for queue in await self._schedule.queues_with_work():
+            rules = self._config.queue(queue)
+            slots = decisions.free_slots(queue, rules.concurrency, held)
+            if slots:
+                claimed += await self._schedule.claim(
+                    queue, slots, shared=rules.shared, holder=self.holder, lease=self._config.lease
+                )
+        return bool(claimed)
+
+    async def _claim_one(self, etl_context_id: int) -> bool:
+        """Claims the one task if it may run now. (Another daemon may be faster: then it runs there.)"""
+        state = await self._store.state(etl_context_id)
+        due = isinstance(state, TaskState) and state.run_at <= datetime.now(UTC)
+        if not due or state.state not in ("queued", "retrying"):
+            return False
+        try:
+            await self._schedule.claim_one(etl_context_id, holder=self.holder, lease=self._config.lease)
+        except Conflict:
+            return False
+        return True
+
+    async def _start(self, task: HeldTask) -> None:
+        key = _key(task)
+        rules = self._config.queue(task.queue)
+        claim = self._claim_of(task, rules.shared)
+        attempt = (await self._store.assignment(task.etl_context_id)).attempt
+        assert self._runs is not None
+        if (task.settings.get("run_in") or rules.run_in) == "daemon" and self._only is None:
+            log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, attempt)
+            coroutine = indaemon.run(Attempt(claim, self._database), log_path)
+            self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
+            return
+        self._observer.starting(key, True)
+        assignment = launcher.assign(
+            claim, attempt, dsn=self._database.dsn, settings=self._config,
+            terminal=self._only is not None, debug=self._debug,
+        )  # fmt: skip
+        self._runs.create_task(self._launch(key, assignment))
+
+    async def _launch(self, key: Key, assignment: launcher.Assignment) -> None:
+        try:
+            await launcher.launch(assignment)
+        except OSError as error:
+            log.error("a runner could not be started", etl_context_id=key[0], reason=str(error))
+        finally:
+            self._observer.starting(key, False)
+            self._wake()
+
+    def _claim_of(self, task: HeldTask, shared: bool) -> Claim:
+        return Claim(
+            pg_env=self._database.pg_env,
+            etl_context_id=task.etl_context_id,
+            fence=task.fence,
+            claimer=self.holder,
+            host_id=self._host_id,
+            state_dir=self._config.state_dir,
+            worker_roots=self._config.worker_roots,
+            queues=self._config.queues,
+            lease=self._config.lease,
+            max_result=self._config.max_body,
+            shared=shared,
+        )
+
+
+async def _guarded(coroutine: Awaitable[None]) -> None:
+    """A run of a worker never ends the group that it runs in: what is not on the log then, the supervisor sees."""
+    try:
+        await coroutine
+    except Exception:
+        log.exception("a run in the daemon ended without a word")
+
+
+def _verdict(failure: retry.Failure, held: Held) -> list[Event]:
+    return retry.conclude(failure, held.counts, settings=held.settings, now=datetime.now(UTC), random=random.random())
+
+
+def _key(task: HeldTask) -> Key:
+    return task.etl_context_id, task.fence
+
+
+def _held(task: HeldTask, me: str, host_id: str) -> Held:
+    claimer = processes.from_holder(task.holder, host_id) if task.holder else None
+    return Held(
+        etl_context_id=task.etl_context_id,
+        queue=task.queue,
+        state=task.state,
+        fence=task.fence,
+        attempt=task.attempt,
+        counts=retry.Counts(task.errors, task.crashes),
+        settings=settings.decode(task.settings),
+        waiting=task.waiting,
+        ours=task.holder == me,
+        claimer_dead=claimer is not None and not processes.alive(claimer),
+        lease_over=task.lease_over is not False,
+        started_at=task.started_at,
+    )
+
+
+def _in(seconds: float) -> str:
+    return datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC).isoformat()
+
+
+def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:
+    if seen.exit is not None:
+        how = {"exit_code": seen.exit.exit_code, "signal": seen.exit.signal}
+        log.info("a worker's process has ended", etl_context_id=key[0], fence=key[1], **how)

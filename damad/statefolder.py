@@ -1,0 +1,66 @@
+"""The state folder: what makes a host a host. It holds the host's id, the token, the socket, logs, run records, locks
+and the embedded Postgres."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from damad.errors import ConfigError
+
+HOST_ID_FILE: Final = "dama_host_id"
+
+
+def prepare(state_dir: Path) -> None:
+    """Makes the folder if need be, for its owner alone. Raises ConfigError where that is not possible."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("logs", "runs"):
+            (state_dir / name).mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"state_dir {state_dir}: {error.strerror}") from None
+
+
+def host_id(state_dir: Path) -> str | None:
+    """The id of the host, or None where nothing has run on this state folder yet."""
+    try:
+        return str(UUID((state_dir / HOST_ID_FILE).read_text().strip()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{state_dir / HOST_ID_FILE} does not hold the id of a host: {error}") from None
+
+
+def make_host_id(state_dir: Path) -> str:
+    """The id of the host, drawn once: two that begin at the same time end with the same one."""
+    prepare(state_dir)
+    if (known := host_id(state_dir)) is not None:
+        return known
+    draft = state_dir / f"{HOST_ID_FILE}.{os.getpid()}"
+    draft.write_text(f"{uuid4()}\n")
+    with suppress(FileExistsError):
+        os.link(draft, state_dir / HOST_ID_FILE)
+    draft.unlink()
+    drawn = host_id(state_dir)
+    assert drawn is not None
+    return drawn
+
+
+@contextmanager
+def only_daemon(state_dir: Path) -> Iterator[None]:
+    """Holds the folder as its one daemon. Raises ConfigError that names the daemon that is there already."""
+    fd = os.open(state_dir / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(f"another daemon (pid {other}) serves the state folder {state_dir}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
