@@ -26,6 +26,7 @@ POLL_INTERVAL: Final = 5.0
 """Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAGE: Final = 1000
+_LATE: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,27 @@ async def follow_tree(
                 seen[event.etl_context_id] = event.version
                 yield event
             if len(page) < _PAGE:
+                await bell.wait(POLL_INTERVAL)
+
+
+async def everything(*, live: bool = False) -> AsyncIterator[RecordedEvent]:
+    """The events of all contexts in the order of their ids; `live`: and then each new one.
+
+    An event's id is drawn before its transaction commits, so a late one is looked for among the last _LATE ids.
+    """
+    store = context.current().store
+    last, seen = 0, set[int]()
+    with store.database.listener().subscribe(listener.EVENT) as bell:
+        while True:
+            page = await store.read_all(after_event_id=max(0, last - _LATE), limit=_PAGE + _LATE)
+            for event in page:
+                if event.event_id not in seen:
+                    yield event
+            last = page[-1].event_id if page else last
+            seen = {event.event_id for event in page if event.event_id > last - _LATE}
+            if len(page) < _PAGE:
+                if not live:
+                    return
                 await bell.wait(POLL_INTERVAL)
 
 

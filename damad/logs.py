@@ -3,11 +3,16 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from damad import context
+from damad import context, events, tasks
 from damad.errors import NotFound
+from damad.eventstore import listener
+from damad.eventstore.store import State, TaskState
+from damad.model.lifecycle import ENDED
 
 LOOK_INTERVAL: Final = 0.2
 """Seconds between looks at a file that is followed."""
@@ -41,6 +46,54 @@ def find(etl_context_id: int, attempt: int | None = None) -> Path:
         which = "no attempt" if attempt is None else f"no attempt {attempt}"
         raise NotFound(f"{which} of context {etl_context_id} has a log on this host", etl_context_id=etl_context_id)
     return path(ctx.here.state_dir, ctx.pg_env, etl_context_id, attempt or there[-1])
+
+
+async def printed(etl_context_id: int, attempt: int | None = None, *, live: bool = False) -> AsyncIterator[bytes]:
+    """What an attempt printed, the last one unless named; `live`: and what it prints until it has ended.
+
+    Raises NotFound for an unknown context, and where there is no log on this host.
+    """
+    state = await tasks.status(etl_context_id)
+    if not live or _is_over(state, attempt):
+        async for chunk in read(find(etl_context_id, attempt)):
+            yield chunk
+        return
+    file = await _log_of(etl_context_id, attempt)
+    if file is None:
+        return
+    watch = asyncio.create_task(_end_of(etl_context_id, int(file.stem)))
+    try:
+        async for chunk in follow(file, watch.done):
+            yield chunk
+    finally:
+        watch.cancel()
+
+
+async def _log_of(etl_context_id: int, attempt: int | None) -> Path | None:
+    """The log, once it is there; None where the attempt ended and left none on this host."""
+    with context.current().store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
+        while True:
+            state = await events.persist(partial(tasks.status, etl_context_id))
+            with suppress(NotFound):
+                return find(etl_context_id, attempt)
+            if _is_over(state, attempt):
+                return None
+            await bell.wait(events.POLL_INTERVAL)
+
+
+async def _end_of(etl_context_id: int, attempt: int) -> None:
+    with context.current().store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
+        while not _is_over(await events.persist(partial(tasks.status, etl_context_id)), attempt):
+            await bell.wait(events.POLL_INTERVAL)
+
+
+def _is_over(state: State, attempt: int | None) -> bool:
+    """True where the attempt, or with None the task, will print nothing more."""
+    if not isinstance(state, TaskState) or state.state in ENDED:
+        return True
+    if attempt is None:
+        return False
+    return state.attempt > attempt or (state.attempt == attempt and state.state == "retrying")
 
 
 async def read(file: Path) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import orjson
 
 from damad.errors import NotFound
 from damad.eventstore.pools import Database
@@ -180,6 +181,10 @@ class EventStore:
         rows = await self._fetch("read_line_since", etl_context_id, list(seen), list(seen.values()), types, limit)
         return [_event(row) for row in rows]
 
+    async def read_all(self, *, after_event_id: int = 0, limit: int | None = None) -> list[RecordedEvent]:
+        """The events of all contexts after an event, in order of their ids."""
+        return [_event(row) for row in await self._fetch("read_all", after_event_id, limit)]
+
     async def end_event(self, etl_context_id: int) -> RecordedEvent | None:
         """The :FINAL, FAILED or CANCELLED event that a context ended with, or None while it is open."""
         ended = await self.end_events([etl_context_id])
@@ -255,7 +260,16 @@ class EventStore:
 
 
 def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:
-    return [event.type for event in events], [event.payload for event in events], [event.meta for event in events]
+    return (
+        [event.type for event in events],
+        [_json(event.payload) for event in events],
+        [_json(event.meta) for event in events],
+    )
+
+
+def _json(value: Any) -> orjson.Fragment | None:
+    """The value on its way into a jsonb[]. asyncpg takes a list there for another dimension of the array."""
+    return None if value is None else orjson.Fragment(orjson.dumps(value))
 
 
 def _event(row: "asyncpg.Record") -> RecordedEvent:

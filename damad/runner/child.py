@@ -21,7 +21,7 @@ from damad import background, context
 from damad.eventstore.pools import Database
 from damad.model.event import Event
 from damad.model.retry import Failure
-from damad.runner import outcome
+from damad.runner import debugging, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.load import is_async, load, takes_event
 
@@ -32,18 +32,15 @@ class Terminated(SystemExit):
     """SIGTERM, raised in `main` so that its `finally` blocks run before the process ends by that signal."""
 
 
-def main(assignment: dict[str, Any], *, debug: Callable[[Callable[[], Any]], Any] | None = None) -> int:
-    """Runs the attempt that `assignment` describes and returns the exit code of the process.
-
-    debug: calls what it is given under a debugger, where one was asked for.
-    """
+def main(assignment: dict[str, Any]) -> int:
+    """Runs the attempt that `assignment` describes and returns the exit code of the process."""
     _log_to_stderr()
     signal.signal(signal.SIGTERM, _terminate)
     claim = msgspec.convert(assignment["claim"], Claim, dec_hook=lambda sort, value: sort(value))
     name = f"damad/{claim.etl_context_id}/{assignment['attempt']}"
     database = Database(claim.pg_env, assignment["dsn"], application_name=name, max_size=_CONNECTIONS)
     try:
-        return _run(Attempt(claim, database), debug or (lambda call: call()))
+        return _run(Attempt(claim, database), debugging.debugger(assignment["debug"]))
     except NotMine as refused:
         return refused.exit_code
     except Terminated:
@@ -52,11 +49,11 @@ def main(assignment: dict[str, Any], *, debug: Callable[[Callable[[], Any]], Any
         raise
 
 
-def _run(attempt: Attempt, debug: Callable[[Callable[[], Any]], Any]) -> int:
+def _run(attempt: Attempt, debugger: debugging.Debugger) -> int:
     process = os.getpid()
     background.run(attempt.begin())
     renewal = asyncio.run_coroutine_threadsafe(attempt.renew(_die), background.loop())
-    result = _run_main(attempt, debug)
+    result = _run_main(attempt, debugger)
     if os.getpid() != process:
         os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -64,14 +61,14 @@ def _run(attempt: Attempt, debug: Callable[[Callable[[], Any]], Any]) -> int:
     return _conclude(attempt, result)
 
 
-def _run_main(attempt: Attempt, debug: Callable[[Callable[[], Any]], Any]) -> Event | Failure:
+def _run_main(attempt: Attempt, debugger: debugging.Debugger) -> Event | Failure:
     worker = Path()
     try:
         worker = attempt.find_worker()
         with context.run_in(attempt.context):
             main = load(worker)
             initial = (attempt.context.initial_event,) if takes_event(main) else ()
-            returned = debug(lambda: _call(main, initial))
+            returned = debugger(lambda: _call(main, initial), main)
     except Terminated:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a worker raises is an outcome, SystemExit too

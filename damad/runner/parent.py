@@ -27,8 +27,11 @@ _LOOK_INTERVAL: Final = 1.0
 
 
 def main() -> None:
-    """Forks the real parent and waits until its run is on record."""
+    """Forks the real parent and waits until its run is on record. On a terminal, this process is the parent itself."""
     assignment = _read_assignment(int(sys.argv[1]))
+    if assignment["log"] is None:
+        _live(assignment, ready=None)
+        os._exit(0)
     ready_read, ready_write = os.pipe()
     if os.fork() == 0:
         os.close(ready_read)
@@ -46,17 +49,11 @@ def _read_assignment(fd: int) -> dict[str, Any]:
     return assignment
 
 
-def _live(assignment: dict[str, Any], ready: int) -> None:
+def _live(assignment: dict[str, Any], ready: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who stops the service means the daemon; the worker is told by it
     server = _join_embedded(assignment)
-    log = Path(assignment["log"])
-
-    def signal_ready() -> None:
-        os.write(ready, b"1")
-        os.close(ready)
-
-    supervise(assignment, log=log, on_record=signal_ready)
+    _supervise(assignment, ready)
     if server is not None:
         server.leave()
 
@@ -72,45 +69,48 @@ def _join_embedded(assignment: dict[str, Any]) -> Any:
     return server
 
 
-def supervise(assignment: dict[str, Any], *, log: Path | None, on_record: Any = None) -> records.Exit:
-    """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record.
-
-    log: the attempt's log file; None leaves the worker on the terminal that this process has.
-    """
+def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
+    """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record."""
     run = Path(assignment["run"])
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     oom_kills = _oom_kills()
+    pid = _fork_worker(assignment, run)
+    if ready is not None:
+        os.write(ready, b"1")
+        os.close(ready)
+    status = _wait(pid, assignment["log"] and Path(assignment["log"]), assignment["log_limit"])
+    _end_leftovers()
+    records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
+
+
+def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
+    """The pid of the worker's process, which begins once it is on record who it is."""
     go_read, go_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
         os.read(go_read, 1)
-        _become_worker(assignment, log)
+        os.close(go_read)
+        _become_worker(assignment)
     os.close(go_read)
     worker = processes.identify(pid)
     if worker is not None:
         records.write_processes(run, records.Processes(processes.myself(), worker))
     os.write(go_write, b"1")
     os.close(go_write)
-    if on_record is not None:
-        on_record()
-    status = _wait(pid, log, assignment["log_limit"])
-    _end_leftovers(own_children=log is not None)
-    exit_ = _exit(status, oom=_oom_kills() > oom_kills)
-    records.write_exit(run, exit_)
-    return exit_
+    return pid
 
 
-def _become_worker(assignment: dict[str, Any], log: Path | None) -> None:
+def _become_worker(assignment: dict[str, Any]) -> None:
     """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
     try:
         atexit._clear()  # what the parent wants done at its end is not this process' to do
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if log is not None:
+        if assignment["log"] is not None:
             os.setsid()
-            logfile.open_as_stdio(log)
+            logfile.open_as_stdio(Path(assignment["log"]))
         os.environ.clear()
         os.environ.update(assignment["environment"])
         from damad.runner import child
@@ -145,10 +145,8 @@ def _wait(pid: int, log: Path | None, log_limit: int) -> int:
     return status
 
 
-def _end_leftovers(*, own_children: bool) -> None:
+def _end_leftovers() -> None:
     """Kills and reaps what the worker left behind, until this process has no child any more."""
-    if not own_children:
-        return
     while True:
         for process in processes.descendants(processes.myself()):
             processes.send(process, signal.SIGKILL)

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
@@ -37,8 +37,8 @@ _BUSY_PAUSE: Final = 1.0
 class Supervisor:
     """Runs the tasks of one pg_env.
 
-    only: look after this one task, on this terminal, and claim no other, as `damad run` does ·
-    debug: pdb or debugpy · revive: called when Postgres is away (to start the embedded one again).
+    terminal: leave workers on this terminal · debug: pdb or debugpy · revive: called when Postgres is away (to start
+    the embedded one again).
     """
 
     def __init__(
@@ -47,14 +47,15 @@ class Supervisor:
         settings_: config.Config,
         host_id: str,
         *,
-        only: int | None = None,
+        terminal: bool = False,
         debug: str | None = None,
         revive: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._config = settings_
         self._host_id = host_id
-        self._only = only
+        self._only: int | None = None
+        self._terminal = terminal
         self._debug = debug
         self._revive = revive
         self._store = EventStore(database)
@@ -62,11 +63,16 @@ class Supervisor:
         self.holder = processes.as_holder(processes.myself(), host_id)
         self._observer = Observer(settings_.state_dir, database.pg_env, self._wake)
         self._bell: listener.Subscription | None = None
+        self._quiet = asyncio.Event()
         self._failed_launches = 0
         self._runs: asyncio.TaskGroup | None = None
 
-    async def run(self) -> None:
-        """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first."""
+    async def run(self, *, only: int | None = None) -> None:
+        """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first.
+
+        only: look after this one task and claim no other, as `damad run` does.
+        """
+        self._only = only
         with self._database.listener().subscribe(listener.TASK) as self._bell:
             async with asyncio.TaskGroup() as self._runs:
                 try:
@@ -88,6 +94,14 @@ class Supervisor:
                 if self._revive is not None:
                     await self._revive()
 
+    async def claim(self, etl_context_id: int, *, on: Any = None) -> None:
+        """Claims one task for this supervisor. Raises IllegalTransition where its state does not allow it."""
+        await self._schedule.claim_one(etl_context_id, holder=self.holder, lease=self._config.lease, on=on)
+
+    async def quiet(self) -> None:
+        """Returns once no process runs any more that this supervisor looks after."""
+        await self._quiet.wait()
+
     def _wake(self) -> None:
         if self._bell is not None:
             self._bell.ring()
@@ -97,6 +111,8 @@ class Supervisor:
         tasks = [task for task in await self._schedule.held() if self._only in (None, task.etl_context_id)]
         moments = [await self._attend(task) for task in tasks]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
+        if not any(self._only in (None, key[0]) for key in self._observer.known()):
+            self._quiet.set()
         if self._only is not None:
             claimed = await self._claim_one(self._only)
         else:
@@ -201,7 +217,7 @@ class Supervisor:
         if not due or state.state not in ("queued", "retrying"):
             return False
         try:
-            await self._schedule.claim_one(etl_context_id, holder=self.holder, lease=self._config.lease)
+            await self.claim(etl_context_id)
         except Conflict:
             return False
         return True
@@ -212,7 +228,7 @@ class Supervisor:
         claim = self._claim_of(task, rules.shared)
         attempt = (await self._store.assignment(task.etl_context_id)).attempt
         assert self._runs is not None
-        if (task.settings.get("run_in") or rules.run_in) == "daemon" and self._only is None:
+        if (task.settings.get("run_in") or rules.run_in) == "daemon" and not self._terminal:
             log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, attempt)
             coroutine = indaemon.run(Attempt(claim, self._database), log_path)
             self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
@@ -220,7 +236,7 @@ class Supervisor:
         self._observer.starting(key, True)
         assignment = launcher.assign(
             claim, attempt, dsn=self._database.dsn, settings=self._config,
-            terminal=self._only is not None, debug=self._debug,
+            terminal=self._terminal, debug=self._debug,
         )  # fmt: skip
         self._runs.create_task(self._launch(key, assignment))
 

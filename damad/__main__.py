@@ -1,0 +1,5 @@
+"""`python -m damad` is `damad`."""
+
+from damad.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""The command line: decode the words, call a function of the core, print what it says. One module a group of commands.
+
+Exit code 0 means it happened. 1: the task failed, or a check found something. 2: refused, with one line on stderr.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from damad import __version__
+from damad.errors import DamadError
+
+_REFUSED = 2
+
+_COMMANDS = {
+    "serving:serve": "Run the daemon.",
+    "serving:migrate": "Make the schema, or bring an older one up to date.",
+    "queueing:queue": "Queue a task; with --wait, print its result.",
+    "running:run": "Run a worker here, without a daemon, under a debugger if asked.",
+    "looking:tasks": "List tasks.",
+    "looking:show": "Show a context: its state, its tree, its events.",
+    "looking:events": "Print events, and with --follow each new one.",
+    "looking:logs": "Print what a worker printed.",
+    "queueing:cancel": "Ask a task to stop.",
+    "queueing:retry": "Queue a failed or cancelled task again.",
+    "checking:verify": "Compare every projection with its events.",
+}
+"""Each command: its function, loaded when it is called, and what `damad --help` says of it."""
+
+
+def _app() -> App:
+    app = App(
+        name="damad",
+        help="Runs ETL tasks in processes of their own, with an event log in Postgres as the only truth.",
+        version=f"damad {__version__}",
+        help_flags=["--help", "-h"],
+        result_action="return_value",
+    )
+    for place, help_ in _COMMANDS.items():
+        app.command(f"damad.cli.{place}", help=help_)
+    systemd = App(name="systemd", help="Print the systemd unit.")
+    systemd.command("damad.cli.serving:print_unit", name="print", help="Print a unit that runs `damad serve`.")
+    app.command(systemd)
+    return app
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command that the words name, and exits with its code."""
+    sys.exit(run(sys.argv[1:] if words is None else words))
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs the command that the words name and returns its exit code. What is refused is one line on stderr."""
+    app = _app()
+    try:
+        if not words:
+            app.help_print()
+            return 0
+        code = app(list(words), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _refuse(" ".join(str(error).split()), _REFUSED)
+    except DamadError as error:
+        return _refuse(" ".join(str(error).split()), error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # who read our output has gone; there is nobody left to tell
+        return 141
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(line: str, exit_code: int) -> int:
+    print(f"damad: {line}", file=sys.stderr)
+    return exit_code

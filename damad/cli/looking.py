@@ -1,0 +1,177 @@
+"""tasks, show, events, logs: what looks inside through the log."""
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from damad.cli.options import Json, Where
+
+_PAGE = 1000
+
+
+def tasks(
+    *,
+    state: str | None = None,
+    queue: str | None = None,
+    parent: int | None = None,
+    limit: int = 50,
+    json: Json = False,
+    where: Where | None = None,
+) -> int:
+    """List tasks, newest first.
+
+    Parameters
+    ----------
+    state
+        Only those in this state, or in one of several with commas between.
+    queue
+        Only those of this queue.
+    parent
+        Only the children of this context.
+    limit
+        At most so many.
+    """
+    from damad.cli import session
+
+    return session.go(_tasks(state, queue, parent, limit, json, where or Where()))
+
+
+async def _tasks(state: str | None, queue: str | None, parent: int | None, limit: int, json: bool, where: Where) -> int:
+    from damad.cli import render, session
+    from damad.errors import InvalidInput
+    from damad.model.lifecycle import TASK_STATES
+
+    states = state.split(",") if state else None
+    for name in states or []:
+        if name not in TASK_STATES:
+            raise InvalidInput(f"there is no state {name!r}; there are {', '.join(TASK_STATES)}")
+    if limit < 1:
+        raise InvalidInput("--limit is a number from 1")
+    async with session.opened(where) as ambient:
+        found = await ambient.store.tasks(states=states, queue=queue, parent_context_id=parent, limit=limit)
+    render.as_json(found) if json else render.tasks(found)
+    return 0
+
+
+def show(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
+    """Show a context: its state, its tree, its events."""
+    from damad.cli import session
+
+    return session.go(_show(id, json, where or Where()))
+
+
+async def _show(id_: str, json: bool, where: Where) -> int:
+    import msgspec
+
+    from damad.cli import render, session
+
+    async with session.opened(where) as ambient:
+        etl_context_id = session.etl_context_id(id_)
+        state = await ambient.store.state(etl_context_id)
+        recorded = await ambient.store.read(etl_context_id)
+        tree = await ambient.store.tree(etl_context_id)
+    if json:
+        render.as_json({**msgspec.to_builtins(state), "events": recorded, "tree": tree})
+    else:
+        render.shown(state, recorded, tree)
+    return 0
+
+
+def events(
+    id: str | None = None,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    type: str | None = None,
+    after_version: int = 0,
+    json: Json = False,
+    where: Where | None = None,
+) -> int:
+    """Print the events of a context, or of all.
+
+    Parameters
+    ----------
+    follow
+        Go on with each new event; with an id until the context has ended.
+    type
+        Only events of this type.
+    after_version
+        Only events after this version of the context.
+    """
+    from damad.cli import session
+
+    return session.go(_events(id, follow, type, after_version, json, where or Where()))
+
+
+async def _events(
+    id_: str | None, follow: bool, type_: str | None, after_version: int, json: bool, where: Where
+) -> int:
+    from damad.cli import render, session
+
+    show_one = render.as_json_line if json else render.event_line
+    async with session.opened(where) as ambient:
+        etl_context_id = None if id_ is None else session.etl_context_id(id_)
+        if etl_context_id is not None:
+            await ambient.store.state(etl_context_id)
+        source = _of_one(etl_context_id, after_version, follow) if etl_context_id else _of_all(follow)
+        async for event in source:
+            if type_ in (None, event.type):
+                show_one(event)
+    return 0
+
+
+async def _of_one(etl_context_id: int, after_version: int, follow: bool) -> Any:
+    from damad import context
+    from damad import events as core
+
+    store = context.current().store
+    if not follow:
+        for event in await store.read(etl_context_id, after_version=after_version):
+            yield event
+        return
+    async for event in core.follow(etl_context_id, after_version=after_version):
+        yield event
+        if await store.end_event(etl_context_id) == event:
+            return
+
+
+async def _of_all(follow: bool) -> Any:
+    from damad import events as core
+
+    async for event in core.everything(live=follow):
+        yield event
+
+
+def logs(
+    id: str,
+    /,
+    *,
+    attempt: int | None = None,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    where: Where | None = None,
+) -> int:
+    """Print what a worker printed.
+
+    Parameters
+    ----------
+    attempt
+        Of this attempt; the last one unless named.
+    follow
+        Go on until the task has ended.
+    """
+    from damad.cli import session
+
+    return session.go(_logs(id, attempt, follow, where or Where()))
+
+
+async def _logs(id_: str, attempt: int | None, follow: bool, where: Where) -> int:
+    from damad import logs as core
+    from damad.cli import session
+
+    async with session.opened(where):
+        etl_context_id = session.etl_context_id(id_)
+        async for chunk in core.printed(etl_context_id, attempt, live=follow):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    return 0

@@ -1,0 +1,188 @@
+"""Tables for people, JSON for programs."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from damad.eventstore.store import State, TaskState
+from damad.model.event import RecordedEvent
+
+_COLOURS: Final = {
+    "done": "green", "failed": "red", "error": "red", "cancelled": "magenta", "cancelling": "magenta",
+    "running": "cyan", "claimed": "cyan", "retrying": "yellow", "waiting": "blue",
+}  # fmt: skip
+_LONGEST_PAYLOAD: Final = 400
+_TELLING: Final = {
+    "dama/task:CLAIMED": ("fence",),
+    "dama/task:STARTED": ("attempt", "pid"),
+    "dama/task:ERROR": ("attempt", "kind", "message", "exit_code", "signal"),
+}
+"""What of damad's own events tells a person something. (--json has all.)"""
+
+
+def as_json(value: Any) -> None:
+    """The value as JSON on stdout, indented for a terminal."""
+    encoded = msgspec.json.encode(value)
+    text = msgspec.json.format(encoded, indent=2 if sys.stdout.isatty() else 0)
+    print(text.decode())
+
+
+def as_json_line(value: Any) -> None:
+    """The value as one line of JSON on stdout, flushed: somebody may be following."""
+    print(msgspec.json.encode(value).decode(), flush=True)
+
+
+def tasks(states: Sequence[State]) -> None:
+    """A table of tasks."""
+    table = _table("id", "state", "queue", "worker", "attempt", "queued", "took", "note")
+    for state in states:
+        if isinstance(state, TaskState):
+            note = Text(_note(state), overflow="ellipsis", no_wrap=True)
+            table.add_row(
+                str(state.etl_context_id), _coloured(state.state), state.queue, state.worker, str(state.attempt or "–"),
+                _ago(state.created_at), _took(state), note,
+            )  # fmt: skip
+    _print(table if states else "no tasks")
+
+
+def shown(state: State, events: Sequence[RecordedEvent], tree: Sequence[State]) -> None:
+    """A context as a page: its state, its tree, its events."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(state):
+        facts.add_row(Text(name, style="bold"), value)
+    _print(facts)
+    if len(tree) > 1:
+        _print("", _tree(tree, state.etl_context_id))
+    _print("")
+    event_table(events)
+    if isinstance(state, TaskState) and state.error:
+        error = state.error
+        _print("", Text(error.get("traceback") or error.get("message") or "", style="red"))
+
+
+def event_table(events: Iterable[RecordedEvent], *, with_context: bool = False) -> None:
+    """A table of events."""
+    columns = ["version", "time", "type", "payload"]
+    table = _table(*(["context", *columns] if with_context else columns))
+    for event in events:
+        table.add_row(*([str(event.etl_context_id)] if with_context else []), *_cells(event))
+    _print(table)
+
+
+def event_line(event: RecordedEvent) -> None:
+    """One event as a line, flushed, for who follows a log."""
+    version, time, type_, payload = _cells(event)
+    _print(Text.assemble((f"{event.etl_context_id}/{version} ", "dim"), (f"{time} ", "dim"), type_, " ", payload))
+    sys.stdout.flush()
+
+
+def mismatches(found: Sequence[Any]) -> None:
+    """A table of what `verify` found."""
+    table = _table("context", "field", "the events say", "the projection says")
+    for mismatch in found:
+        table.add_row(str(mismatch.etl_context_id), mismatch.field, _short(mismatch.folded), _short(mismatch.projected))
+    _print(table)
+
+
+def _cells(event: RecordedEvent) -> tuple[str, str, Text, Text]:
+    style = "red" if event.error or event.type.endswith((":ERROR", ":FAILED")) else ""
+    style = "green" if event.type.endswith(":FINAL") else style
+    time = event.created_timestamp.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return str(event.version), time, Text(event.type, style=style), Text(_short(_telling(event)), style="dim")
+
+
+def _telling(event: RecordedEvent) -> Any:
+    names = _TELLING.get(event.type)
+    if names is None or not isinstance(event.payload, dict):
+        return event.payload
+    return {name: event.payload[name] for name in names if event.payload.get(name) is not None}
+
+
+def _facts(state: State) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = [
+        ("context", str(state.etl_context_id)),
+        ("state", _coloured(state.state)),
+        ("created", f"{state.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({_ago(state.created_at)} ago)"),
+    ]
+    if isinstance(state, TaskState):
+        facts += [
+            ("worker", Text(state.worker)),
+            ("queue", f"{state.queue}, priority {state.priority}"),
+            ("attempt", f"{state.attempt}, fence {state.fence}"),
+            ("took", _took(state)),
+        ]
+        if state.state in ("scheduled", "retrying"):
+            facts.append(("runs at", f"{state.run_at.astimezone():%Y-%m-%d %H:%M:%S}"))
+        if note := _note(state):
+            facts.append(("note", Text(note)))
+    return facts
+
+
+def _tree(states: Sequence[State], here: int) -> Tree:
+    nodes: dict[int, Tree] = {}
+    root: Tree | None = None
+    for state in states:
+        label = Text.assemble(
+            (f"{state.etl_context_id} ", "bold" if state.etl_context_id == here else ""),
+            _coloured(state.state),
+            f" {state.worker}" if isinstance(state, TaskState) else "",
+        )
+        parent = nodes.get(state.parent_context_id or 0)
+        nodes[state.etl_context_id] = parent.add(label) if parent else Tree(label)
+        root = root or nodes[state.etl_context_id]
+    return root or Tree("")
+
+
+def _note(state: TaskState) -> str:
+    if state.state in ("failed", "retrying") and isinstance(state.error, dict):
+        return str(state.error.get("message") or state.error.get("kind") or "")
+    if state.state == "running" and isinstance(state.progress, dict):
+        return f"{float(state.progress.get('fraction') or 0):.0%} {state.progress.get('note') or ''}".strip()
+    return ""
+
+
+def _took(state: TaskState) -> str:
+    if state.started_at is None:
+        return "–"
+    return _span((state.finished_at or datetime.now(UTC)) - state.started_at)
+
+
+def _ago(moment: datetime) -> str:
+    return _span(datetime.now(UTC) - moment)
+
+
+def _span(span: Any) -> str:
+    seconds = max(0.0, span.total_seconds())
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, style=_COLOURS.get(state, ""))
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else msgspec.json.encode(value).decode()
+    return text if len(text) <= _LONGEST_PAYLOAD else text[:_LONGEST_PAYLOAD] + "…"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(*things: Any) -> None:
+    console = Console(highlight=False)
+    for thing in things:
+        console.print(thing)

@@ -1,0 +1,113 @@
+"""run: one task on this terminal, without any daemon, under a debugger if asked."""
+
+import signal
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from damad.cli.options import Settings, Where
+
+
+def run(
+    worker: str | None = None,
+    /,
+    *,
+    context: str | None = None,
+    payload: str | None = None,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+    pdb: Annotated[bool, Parameter(negative="")] = False,
+    settings: Settings | None = None,
+    where: Where | None = None,
+) -> int:
+    """Run a worker here, without a daemon: the :FINAL payload on stdout, the failure on stderr (exit code 1).
+
+    A task that is made by it is not retried unless --retry-limit says so: whoever runs it wants to see the failure.
+
+    Parameters
+    ----------
+    worker
+        A file inside a worker root.
+    context
+        In place of a worker: the task to run. A failed or cancelled one is queued again first.
+    payload
+        JSON, @FILE, or - for stdin.
+    debug
+        Wait for a debugger (debugpy) before main is called.
+    pdb
+        Stop in main under pdb.
+    """
+    from damad.cli import session
+    from damad.errors import InvalidInput
+
+    if (worker is None) == (context is None):
+        raise InvalidInput("name a worker, or a task with --context, and not both")
+    if debug and pdb:
+        raise InvalidInput("--debug and --pdb exclude each other")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker on this terminal hears it, and says how it ended
+    debugger = "debugpy" if debug else "pdb" if pdb else None
+    return session.go(_run(worker, context, payload, debugger, settings or Settings(), where or Where()))
+
+
+async def _run(
+    worker: str | None, id_: str | None, payload: str | None, debugger: str | None, settings: Settings, where: Where
+) -> int:
+    import asyncio
+    import logging
+
+    from damad import events, statefolder, stderrlog
+    from damad.cli import session, waiting
+    from damad.scheduler.supervisor import Supervisor
+
+    stderrlog.configure(logging.WARNING)
+    configuration = session.configuration(where)
+    host_id = statefolder.make_host_id(configuration.state_dir)
+    async with session.opened(where, configuration) as ambient:
+        supervisor = Supervisor(ambient.store.database, configuration, host_id, terminal=True, debug=debugger)
+        if worker is not None:
+            etl_context_id = await _queue_claimed(worker, payload, settings, supervisor)
+        else:
+            etl_context_id = await _claim(str(id_), supervisor)
+        supervising = asyncio.create_task(supervisor.run(only=etl_context_id))
+        try:
+            event = await events.ended(etl_context_id)
+            await supervisor.quiet()
+        finally:
+            supervising.cancel()
+            await asyncio.wait([supervising])
+        return await waiting.said(event)
+
+
+async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:
+    """Queues a task and claims it in one transaction, so that no daemon takes it."""
+    from damad import events, tasks
+    from damad.cli.queueing import request
+
+    asked = request(worker, payload, settings)
+    asked = _replace(asked, settings={"retry_limit": 0, **asked.settings})
+    async with events.transaction() as connection:
+        queued = (await tasks.queue_many([asked]))[0]
+        if queued.created:
+            await supervisor.claim(queued.etl_context_id, on=connection)
+    return int(queued.etl_context_id)
+
+
+async def _claim(id_: str, supervisor: Any) -> int:
+    """Claims a task that is there; one that failed or was cancelled is queued again first."""
+    from damad import tasks
+    from damad.cli import session
+    from damad.errors import Conflict
+
+    etl_context_id = session.etl_context_id(id_)
+    state = await tasks.status(etl_context_id)
+    if state.state in ("failed", "cancelled"):
+        await tasks.retry(etl_context_id)
+    elif state.state not in ("queued", "scheduled", "retrying"):
+        raise Conflict(f"task {etl_context_id} is {state.state}; only one that is queued, failed or cancelled is run")
+    await supervisor.claim(etl_context_id)
+    return etl_context_id
+
+
+def _replace(asked: Any, **changed: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(asked, **changed)

@@ -1,0 +1,67 @@
+"""Waits for a task, and says what became of it: the result on stdout, a failure on stderr."""
+
+import asyncio
+import fcntl
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from damad import context, events
+from damad.errors import TaskCancelled, TaskFailed
+from damad.model.event import RecordedEvent
+
+_DONE, _FAILED, _CANCELLED, _STILL_OPEN = 0, 1, 2, 3
+
+
+async def result(etl_context_id: int, patience: float | None = None) -> int:
+    """Waits until a task has ended and returns the exit code that says how. `patience`: seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            event = await events.ended(etl_context_id)
+    except TimeoutError:
+        print(f"damad: task {etl_context_id} has not ended within {patience} s", file=sys.stderr)
+        return _STILL_OPEN
+    return await said(event)
+
+
+async def said(event: RecordedEvent) -> int:
+    """Prints how a task ended and returns the exit code that says so."""
+    try:
+        print(msgspec.json.encode(events.result_of(event).payload).decode())
+    except TaskFailed:
+        print(await _failure(event.etl_context_id), file=sys.stderr)
+        return _FAILED
+    except TaskCancelled:
+        print(f"damad: task {event.etl_context_id} was cancelled", file=sys.stderr)
+        return _CANCELLED
+    return _DONE
+
+
+async def _failure(etl_context_id: int) -> str:
+    failures = await events.read(etl_context_id, types=["dama/task:ERROR"])
+    error: dict[str, Any] = failures[-1]["payload"] if failures else {}
+    how = f"{error.get('kind')}, attempt {error.get('attempt')}"
+    line = f"damad: task {etl_context_id} failed ({how}): {error.get('message')}"
+    traceback = error.get("traceback")
+    return f"{traceback.rstrip()}\n{line}" if traceback else line
+
+
+def hint_if_no_daemon(ambient: context.EtlContext) -> None:
+    """Says on stderr that nobody may be there to run the task, if no daemon holds this state folder."""
+    state_dir = ambient.here.state_dir
+    if state_dir is None:
+        return
+    try:
+        fd = os.open(state_dir / "daemon.lock", os.O_RDONLY)
+    except OSError:
+        fd = None
+    if fd is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(fd)
+    print(f"damad: no daemon runs on {state_dir}; waiting for one (damad serve)", file=sys.stderr)

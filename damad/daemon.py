@@ -1,0 +1,144 @@
+"""The daemon: puts the parts together and runs them as one group, until a signal asks it to stop.
+
+    configuration → state folder → Postgres → schema → one TaskGroup {HTTP, a supervisor for each pg_env}
+
+Stopping leaves the workers' processes alone: the next daemon finds them by their records.
+"""
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import structlog
+import uvloop
+
+from damad import config, context, statefolder, stderrlog, systemd
+from damad.config import Config
+from damad.errors import Unavailable
+from damad.eventstore.embedded import EmbeddedPostgres
+from damad.eventstore.migrate import migrate
+from damad.eventstore.pools import Database
+from damad.http import auth
+from damad.http.app import Addresses, make_app, serve
+from damad.scheduler.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+LOCK_TIMEOUT: Final = 3.0
+"""Seconds until the daemon gives up on a context that somebody holds in an open transaction."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+
+def main(settings: Config) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. Raises ConfigError and whatever else stops it from starting."""
+    stderrlog.configure(logging.INFO)
+    statefolder.prepare(settings.state_dir)
+    with statefolder.only_daemon(settings.state_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(_embedded(settings))
+        host_id = statefolder.make_host_id(settings.state_dir)
+        databases = [await stack.enter_async_context(_database(name, dsn)) for name, dsn in _dsns(settings, server)]
+        ready = [await _migrated(database, settings, first=True) for database in databases]
+        app = make_app(_contexts(databases, settings, host_id), settings=settings, token=auth.token(settings.state_dir))
+        addresses = await stack.enter_async_context(serve(app, settings))
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(_supervise(database, settings, host_id, server, migrated))
+                for database, migrated in zip(databases, ready, strict=True)
+            ]
+            _say_ready(addresses, databases)
+            await stop.wait()
+            systemd.notify(STOPPING="1", STATUS="stopping; workers go on")
+            log.info("stopping; workers go on")
+            for task in running:
+                task.cancel()
+
+
+def _dsns(settings: Config, server: EmbeddedPostgres | None) -> list[tuple[str, str]]:
+    return list(settings.pg_envs.items()) if server is None else [(config.EMBEDDED, server.dsn)]
+
+
+@asynccontextmanager
+async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
+    if not settings.embedded:
+        yield None
+        return
+    server = EmbeddedPostgres(settings.state_dir)
+    await asyncio.to_thread(server.join)
+    log.info("no pg_env is configured: running an embedded Postgres", data=str(server.data), dsn=server.dsn)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.leave)
+
+
+@asynccontextmanager
+async def _database(name: str, dsn: str) -> AsyncIterator[Database]:
+    database = Database(name, dsn, application_name="damad", lock_timeout=LOCK_TIMEOUT)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def _migrated(database: Database, settings: Config, *, first: bool = False) -> bool:
+    """True once the schema is up to date. The first look does not wait for a Postgres that is away."""
+    if not settings.auto_migrate:
+        return True
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            done = await migrate(database)
+        except Unavailable as error:
+            log.warning("a pg_env is away", pg_env=database.pg_env, reason=str(error))
+            if first:
+                return False
+        else:
+            if done.changed:
+                log.info("the schema was brought up to date", pg_env=database.pg_env, version=done.after)
+            return True
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _supervise(
+    database: Database, settings: Config, host_id: str, server: EmbeddedPostgres | None, migrated: bool
+) -> None:
+    async def revive() -> None:
+        if server is not None:
+            await asyncio.to_thread(server.join)
+
+    if not migrated:
+        await _migrated(database, settings)
+    await Supervisor(database, settings, host_id, revive=revive).run()
+
+
+def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:
+    host = context.Host(
+        host_id=host_id,
+        state_dir=settings.state_dir,
+        worker_roots=settings.worker_roots,
+        queues=settings.queues,
+    )
+    return {
+        database.pg_env: context.EtlContext(pg_env=database.pg_env, database=database, host=host)
+        for database in databases
+    }
+
+
+def _say_ready(addresses: Addresses, databases: list[Database]) -> None:
+    names = ", ".join(database.pg_env for database in databases)
+    print(f"damad ready on {addresses.url} and {addresses.socket}", flush=True)
+    systemd.notify(READY="1", STATUS=f"serving {names} on {addresses.url}")

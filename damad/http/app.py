@@ -1,0 +1,74 @@
+"""Puts the HTTP front together: which path leads where, through which doors."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from damad import context
+from damad.config import Config
+from damad.context import EtlContext
+from damad.errors import NotFound
+from damad.http import auth, contexts, events, logs, problems, tasks, wire
+from damad.http.listening import Addresses, serve
+from damad.http.shutdown import WAITS, Waits, end_waits
+
+__all__ = ["Addresses", "make_app", "serve"]
+
+PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
+_ROOT: Final = "/v1/{pg_env}"
+
+ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    (hdrs.METH_POST, "/tasks", tasks.queue_tasks),
+    (hdrs.METH_GET, "/tasks", tasks.list_tasks),
+    (hdrs.METH_POST, "/contexts", contexts.create_context),
+    (hdrs.METH_GET, "/contexts/{id}", contexts.read_state),
+    (hdrs.METH_GET, "/contexts/{id}/tree", contexts.read_tree),
+    (hdrs.METH_POST, "/contexts/{id}/events", events.append_events),
+    (hdrs.METH_GET, "/contexts/{id}/events", events.read_events),
+    (hdrs.METH_GET, "/contexts/{id}/final", contexts.read_final),
+    (hdrs.METH_POST, "/contexts/{id}/cancel", tasks.cancel_task),
+    (hdrs.METH_POST, "/contexts/{id}/retry", tasks.retry_task),
+    (hdrs.METH_GET, "/contexts/{id}/logs", logs.read_log),
+)
+"""The routes of a pg_env: method, path below its root, handler."""
+
+
+def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str) -> web.Application:
+    """The application. `pg_envs`: for each name the context, without an id, in which its requests run."""
+    app = web.Application(middlewares=[problems.as_problems, auth.guarded, in_pg_env])
+    app[PG_ENVS] = pg_envs
+    app[wire.SETTINGS] = settings
+    app[auth.TOKEN] = token
+    app[WAITS] = Waits()
+    app.on_shutdown.append(end_waits)
+    for method, path, handler in ROUTES:
+        app.router.add_route(method, _ROOT + path, handler, expect_handler=_expect)
+    app.router.add_get("/healthz", is_alive)
+    return app
+
+
+@web.middleware
+async def in_pg_env(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Runs the handler in the context of the pg_env that the path names. Raises NotFound for an unknown one."""
+    name = request.match_info.get("pg_env")
+    if name is None:
+        return await handler(request)
+    found = request.app[PG_ENVS].get(name)
+    if found is None:
+        raise NotFound(f"there is no pg_env {name[:80]!r} here")
+    with context.run_in(found):
+        return await handler(request)
+
+
+async def is_alive(request: web.Request) -> web.Response:
+    """GET /healthz: the daemon's loop answers. It says nothing about Postgres."""
+    return wire.answer({"status": "alive"})
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answers `Expect`: damad asks for the body when it reads it, so nobody sends one only to be refused after."""
+    if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+        return problems.response(problems.ExpectationFailed("only Expect: 100-continue is understood"))
+    return None

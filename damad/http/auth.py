@@ -1,0 +1,113 @@
+"""Who may ask: whoever can open the Unix socket, and over TCP whoever has the token.
+
+The Host header is checked before anything else, because a web page can have its own name resolve to this machine, and
+Origin, because a web page can send requests that it cannot read the answers of.
+"""
+
+import contextlib
+import hmac
+import ipaddress
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Final
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.typedefs import Handler
+
+from damad.errors import ConfigError
+from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorized
+from damad.http.wire import SETTINGS
+
+TOKEN: Final = web.AppKey[str]("token")
+OPEN_PATHS: Final = frozenset({"/healthz"})
+"""What anybody may ask."""
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+_TOKEN_BYTES: Final = 32
+_LONGEST_TOKEN: Final = 4096
+
+
+def token(state_dir: Path) -> str:
+    """The token in the state folder, made there if there is none yet, readable by its owner alone.
+
+    Raises ConfigError for a file that others can read, or that holds no token.
+    """
+    path = state_dir / "token"
+    if not path.exists():
+        _make_token(path)
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_LONGEST_TOKEN).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token in {path} cannot be read: {error}") from None
+    if mode & 0o077:
+        raise ConfigError(f"the token in {path} can be read by others; chmod 600 it")
+    if not text:
+        raise ConfigError(f"there is no token in {path}; remove the file and a new one is made")
+    return text
+
+
+def _make_token(path: Path) -> None:
+    """Written beside and then linked: nobody ever sees half a token, and of two daemons one makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)
+    except OSError as error:
+        raise ConfigError(f"the token in {path} cannot be made: {error.strerror}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@web.middleware
+async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets a request pass that comes by the Unix socket, or to this host, from no other origin, with the token."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise HttpVersion(f"HTTP/{request.version.major}.{request.version.minor} is not spoken here")
+    if not getattr(request.protocol, "trusted", False):
+        host = _check_host(request)
+        _check_origin(request, host)
+        if request.path not in OPEN_PATHS:
+            _check_token(request)
+    return await handler(request)
+
+
+def _check_host(request: web.Request) -> str:
+    given = request.headers.get(hdrs.HOST, "")
+    parts = _HOST.fullmatch(given)
+    if parts is None or not _is_ours((parts[1] or parts[2]).lower(), request):
+        raise Misdirected(f"Host {given[:80]!r} is not this one; ask for localhost or for the address it listens on")
+    return given.lower()
+
+
+def _is_ours(name: str, request: web.Request) -> bool:
+    """True for the names of this machine to itself, the configured host, and the address that the request came to."""
+    here = request.get_extra_info("sockname")
+    if name in ("localhost", request.app[SETTINGS].host.lower()) or (here and name == here[0]):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_origin(request: web.Request, host: str) -> None:
+    given = request.headers.get(hdrs.ORIGIN)
+    if given is not None and given.lower() not in (f"http://{host}", f"https://{host}"):
+        raise Forbidden(f"pages of the origin {given[:80]!r} may not ask here")
+
+
+def _check_token(request: web.Request) -> None:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        raise Unauthorized("send the token in the state folder: Authorization: Bearer <token>")
+    # Bytes, because compare_digest refuses texts that are not ASCII; a header may hold anything.
+    sent = given.strip().encode(errors="surrogateescape")
+    if not hmac.compare_digest(sent, request.app[TOKEN].encode()):
+        raise Unauthorized("this token is not the one in the state folder")

@@ -1,0 +1,118 @@
+"""/contexts/{id}/events: append one or an array, read a page, or follow live."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from aiohttp import hdrs, web
+
+from damad import context, events, tasks
+from damad.errors import InvalidInput
+from damad.http import cursors, sse, wire
+from damad.model.event import RecordedEvent
+
+
+class EventFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event that is to be appended."""
+
+    type: str
+    payload: Any = None
+    meta: dict[str, Any] | None = None
+    error: bool | None = None
+    event_uuid: UUID | None = None
+    expected_version: wire.Version | None = None
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events, and from where."""
+
+    after_version: wire.Version | None = None
+    tree: bool = False
+    type: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=255)], ...] = ()
+    limit: wire.Limit = 100
+    cursor: str | None = None
+
+
+async def append_events(request: web.Request) -> web.Response:
+    """POST: appends one event or an array of them, all or none."""
+    wire.query(request, wire.NoQuery)
+    id_ = wire.context_id(request)
+    asked, many = wire.one_or_many(await wire.read_json(request))
+    fields = [wire.fitted(item, EventFields, pointer=pointer) for pointer, item in asked]
+    for place, field in enumerate(fields[1:], start=1):
+        if field.expected_version is not None:
+            raise InvalidInput(
+                "expected_version stands in the first event of an array", pointer=f"/{place}/expected_version"
+            )
+    plain = [{name: item[name] for name in item if name != "expected_version"} for _, item in asked]
+    done = await events.append(
+        id_,
+        plain,
+        expected_version=fields[0].expected_version,
+        pointer="/0" if many and len(plain) == 1 else "",
+    )
+    status = 200 if all(appended.replayed for appended in done) else 201
+    recorded = [appended.event for appended in done]
+    return wire.answer(recorded if many else recorded[0], status=status)
+
+
+async def read_events(request: web.Request) -> web.StreamResponse:
+    """GET: a page, or a stream for whoever accepts text/event-stream; of the context or of its whole tree."""
+    asked = wire.query(request, EventQuery)
+    id_ = wire.context_id(request)
+    wants_stream = sse.is_wanted(request)
+    if asked.cursor is not None and asked.after_version is not None:
+        raise InvalidInput("cursor and after_version exclude each other", parameter="after_version")
+    if asked.tree and asked.after_version is not None:
+        raise InvalidInput("versions are counted per context; go on in a tree by cursor", parameter="after_version")
+    # A reader that reconnects sends the address it began with, so what it saw last counts.
+    cursor = (request.headers.get(hdrs.LAST_EVENT_ID) if wants_stream else None) or asked.cursor
+    await tasks.status(id_)
+    if asked.tree:
+        seen = cursors.read_tree(cursor, id_) if cursor is not None else {}
+        return await (_stream_tree(request, id_, seen, asked) if wants_stream else _tree_page(id_, seen, asked))
+    after = cursors.read_context(cursor, id_) if cursor is not None else asked.after_version or 0
+    return await (_stream(request, id_, after, asked) if wants_stream else _page(id_, after, asked))
+
+
+async def _page(id_: int, after: int, asked: EventQuery) -> web.Response:
+    found = await context.current().store.read(
+        id_, after_version=after, types=asked.type or None, limit=asked.limit + 1
+    )
+    page = found[: asked.limit]
+    more = len(found) > len(page)
+    return wire.answer({"items": page, "next": cursors.context(id_, page[-1].version) if more else None})
+
+
+async def _tree_page(id_: int, seen: Mapping[int, int], asked: EventQuery) -> web.Response:
+    found = await context.current().store.read_line_since(id_, seen, types=asked.type or None, limit=asked.limit + 1)
+    page = found[: asked.limit]
+    more = len(found) > len(page)
+    after = {**seen, **{event.etl_context_id: event.version for event in page}}
+    return wire.answer({"items": page, "next": cursors.tree(id_, after) if more else None})
+
+
+async def _stream(request: web.Request, id_: int, after: int, asked: EventQuery) -> web.StreamResponse:
+    place = after
+
+    def cursor_after(event: RecordedEvent) -> str:
+        nonlocal place
+        place = event.version
+        return cursors.context(id_, place)
+
+    return await sse.stream(
+        request,
+        lambda: events.follow(id_, after_version=place, types=asked.type or None),
+        cursor_after=cursor_after,
+    )
+
+
+async def _stream_tree(request: web.Request, id_: int, seen: dict[int, int], asked: EventQuery) -> web.StreamResponse:
+    def cursor_after(event: RecordedEvent) -> str:
+        seen[event.etl_context_id] = event.version
+        return cursors.tree(id_, seen)
+
+    return await sse.stream(
+        request, lambda: events.follow_tree(id_, seen=seen, types=asked.type or None), cursor_after=cursor_after
+    )

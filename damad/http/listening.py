@@ -1,0 +1,195 @@
+"""Listens: on a TCP port, and on a Unix socket in the state folder that only its owner can open.
+
+Connections are made by a protocol of our own, for two reasons: it knows by which of the two doors somebody came, and
+it answers what is no HTTP with a problem document and no traceback in the log.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from damad.config import Config
+from damad.errors import ConfigError, DamadError
+from damad.http import problems
+
+SOCKET_NAME: Final = "damad.sock"
+IDLE_TIMEOUT: Final = 75.0
+"""Seconds until a connection on which nothing, or half a request's head, arrives is closed."""
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds that requests in hand have left when the server ends; long waits end at once (shutdown.py)."""
+_LINGER: Final = 2.0
+"""Seconds in which the rest of a refused body is read away, so that the refusal is read at all."""
+_LONGEST_LINE: Final = 64 * 1024
+"""Bytes of a request line or header: the cursor of a large tree is long."""
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a path that sockaddr_un holds."""
+_BACKLOG: Final = 512
+
+log = logging.getLogger(__name__)
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server can be reached."""
+
+    url: str
+    host: str
+    port: int
+    socket: Path
+
+
+class Protocol(web.RequestHandler):
+    """A connection. `trusted`: it came by the Unix socket, which only the owner of the daemon can open."""
+
+    __slots__ = ("trusted",)
+
+    def __init__(self, server: web.Server, *, trusted: bool, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=IDLE_TIMEOUT,
+            lingering_time=_LINGER,
+            auto_decompress=False,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
+        )
+        self.trusted = trusted
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers what no handler could: a request that is no HTTP, or a fault of ours."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status < 500:
+            log.debug("what came from %s is no HTTP: %s", request.remote, message)
+            error: DamadError = problems.BadRequest(" ".join((message or "this is no HTTP").split())[:200])
+        else:
+            log.error("a request failed: %s", exc, exc_info=exc)
+            error = DamadError("damad failed")
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer has begun; it can only break off")
+        answer = problems.response(error)
+        answer.force_close()
+        return answer
+
+
+@asynccontextmanager
+async def serve(app: web.Application, settings: Config) -> AsyncIterator[Addresses]:
+    """Listens while the code inside runs. At its end no new request is taken and streams end at once.
+
+    Raises ConfigError where the port or the socket cannot be had.
+    """
+    loop = asyncio.get_running_loop()
+    path = settings.state_dir / SOCKET_NAME
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    connect = partial(Protocol, server, loop=loop)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(runner.cleanup)
+        unix = stack.enter_context(_claimed(path))
+        stack.callback((await loop.create_unix_server(partial(connect, trusted=True), sock=unix)).close)
+        tcp = await _listen(partial(connect, trusted=False), settings)
+        stack.callback(tcp.close)
+        host, port = tcp.sockets[0].getsockname()[:2]
+        yield Addresses(url=_url(host, port), host=host, port=port, socket=path)
+
+
+async def _listen(connect: Any, settings: Config) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(connect, settings.host, settings.port, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}") from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[socket.socket]:
+    """A listening Unix socket at the path, which is removed in the end if it is still ours.
+
+    One that a dead daemon left is replaced; the folder is locked meanwhile, so that two who start do not take each
+    other's. Raises ConfigError where a daemon listens there, or something that is no socket is in the way.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        name = _short(path, folder)
+        _clear(path, name)
+        unix = _bind(name)
+        ours = path.stat()
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {path}: {error.strerror or error}") from None
+    finally:
+        os.close(folder)
+    try:
+        yield unix
+    finally:
+        unix.close()
+        _remove(path, ours)
+
+
+def _short(path: Path, folder: int) -> str:
+    """A name of the path that sockaddr_un can hold."""
+    return str(path) if len(os.fsencode(path)) <= _LONGEST_SOCKET else f"/proc/self/fd/{folder}/{path.name}"
+
+
+def _clear(path: Path, name: str) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{path} is in the way and is no socket; remove it")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(name)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise ConfigError(f"another damad listens on {path}; stop it, or choose another state_dir")
+
+
+def _bind(name: str) -> socket.socket:
+    unix = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        unix.bind(name)
+        unix.listen(_BACKLOG)
+    except OSError:
+        unix.close()
+        raise
+    finally:
+        os.umask(before)
+    unix.setblocking(False)
+    return unix
+
+
+def _remove(path: Path, ours: os.stat_result) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+        path.unlink()

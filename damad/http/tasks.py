@@ -1,0 +1,115 @@
+"""POST and GET /tasks; /cancel and /retry of one."""
+
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from damad import context, tasks
+from damad.errors import InvalidInput
+from damad.http import cursors, wire
+from damad.model.lifecycle import TASK_STATES
+
+
+class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that is asked for, less its settings, which stand beside these fields."""
+
+    worker: str
+    payload: Any = None
+    initial_event: dict[str, Any] | None = None
+    parent_context_id: wire.Id | None = None
+    source_id: wire.Id | None = None
+    meta: dict[str, Any] | None = None
+
+
+class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks, and which page of them."""
+
+    state: tuple[str, ...] = ()
+    queue: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    parent: wire.Id | None = None
+    limit: wire.Limit = 100
+    cursor: str | None = None
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """The answer for each task. `created` is False where its idempotency_key was seen before."""
+
+    etl_context_id: int
+    created: bool
+
+
+async def queue_tasks(request: web.Request) -> web.Response:
+    """POST /tasks: queues one or an array of them, all or none."""
+    wire.query(request, wire.NoQuery)
+    asked, many = wire.one_or_many(await wire.read_json(request))
+    requests = [_task_request(item, pointer) for pointer, item in asked]
+    try:
+        done = await tasks.queue_many(requests, pointer="/0" if many and len(requests) == 1 else "")
+    except InvalidInput as refusal:
+        raise _placed(refusal, requests, many) from None
+    queued = [Queued(task.etl_context_id, task.created) for task in done]
+    status = 201 if any(task.created for task in queued) else 200
+    if many:
+        return wire.answer(queued, status=status)
+    location = f"/v1/{request.match_info['pg_env']}/contexts/{queued[0].etl_context_id}"
+    return wire.answer(queued[0], status=status, headers={"Location": location})
+
+
+async def list_tasks(request: web.Request) -> web.Response:
+    """GET /tasks: a page, newest first."""
+    asked = wire.query(request, TaskQuery)
+    for state in asked.state:
+        if state not in TASK_STATES:
+            raise InvalidInput(f"state {state[:80]!r} is none of {', '.join(TASK_STATES)}", parameter="state")
+    before = cursors.read_tasks(asked.cursor) if asked.cursor is not None else None
+    found = await context.current().store.tasks(
+        states=asked.state or None,
+        queue=asked.queue,
+        parent_context_id=asked.parent,
+        before=before,
+        limit=asked.limit + 1,
+    )
+    page = found[: asked.limit]
+    more = len(found) > len(page)
+    return wire.answer({"items": page, "next": cursors.tasks(page[-1].etl_context_id) if more else None})
+
+
+async def cancel_task(request: web.Request) -> web.Response:
+    """POST /contexts/{id}/cancel."""
+    wire.query(request, wire.NoQuery)
+    id_ = wire.context_id(request)
+    await wire.read_nothing(request)
+    return wire.answer(await tasks.cancel(id_), status=202)
+
+
+async def retry_task(request: web.Request) -> web.Response:
+    """POST /contexts/{id}/retry."""
+    wire.query(request, wire.NoQuery)
+    id_ = wire.context_id(request)
+    await wire.read_nothing(request)
+    return wire.answer(await tasks.retry(id_), status=202)
+
+
+def _task_request(item: Any, pointer: str) -> tasks.TaskRequest:
+    fields = wire.fitted(item, TaskFields, pointer=pointer)
+    settings = {name: value for name, value in item.items() if name not in TaskFields.__struct_fields__}
+    return tasks.TaskRequest(
+        worker=fields.worker,
+        payload=fields.payload,
+        initial_event=fields.initial_event,
+        parent_context_id=fields.parent_context_id,
+        source_id=fields.source_id,
+        meta=fields.meta,
+        settings=settings,
+    )
+
+
+def _placed(refusal: InvalidInput, requests: list[tasks.TaskRequest], many: bool) -> InvalidInput:
+    """A refusal by the database names the field; which task of an array is known if only one has that field."""
+    name = (refusal.pointer or "").removeprefix("/")
+    if not many or name not in ("parent_context_id", "source_id"):
+        return refusal
+    holders = [place for place, asked in enumerate(requests) if getattr(asked, name) is not None]
+    refusal.pointer = f"/{holders[0]}/{name}" if len(holders) == 1 else None
+    return refusal

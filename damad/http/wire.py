@@ -1,0 +1,205 @@
+"""What a request says and how it is answered: the only reader of bodies, parameters and ids.
+
+Every limit on what may be sent is here, stated once: media type and encoding (415), max_body (413), body_timeout
+(408), what is no JSON (400, strict_json.py), what does not fit (422). An id that is none is a context that is not
+there (404), whatever it looks like.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec.inspect import BoolType, FloatType, IntType, NoneType, StructType, UnionType, VarTupleType, type_info
+
+from damad.config import Config
+from damad.errors import InvalidInput, NotFound, Unavailable
+from damad.http import strict_json
+from damad.http.problems import BadRequest, BodyTimeout, TooLarge, UnsupportedMedia
+from damad.http.shutdown import WAITS
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+SETTINGS: Final = web.AppKey[Config]("settings")
+_ID_MAX: Final = 2**63 - 1
+Id = Annotated[int, msgspec.Meta(ge=1, le=_ID_MAX)]
+"""The id of a context or of a source."""
+Version = Annotated[int, msgspec.Meta(ge=0, le=_ID_MAX)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+"""How many items a page holds at most."""
+
+
+_LARGE: Final = 64 * 1024
+"""Bytes from which a body is decoded in a thread, so that other requests are served meanwhile."""
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
+_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
+_FIELD_IN_MESSAGE = re.compile(r"(?:unknown|required) field `(.*)`", re.DOTALL)
+_PATH_IN_MESSAGE = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """For a request that takes no parameters."""
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body of the request. Raises a refusal for one that damad does not take, whichever limit it breaks."""
+    _check_media_type(request)
+    limit = request.app[SETTINGS].max_body
+    body = await _read(request, limit)
+    decoding = asyncio.to_thread(strict_json.decode, body) if len(body) > _LARGE else None
+    value, grown = await decoding if decoding else strict_json.decode(body)
+    if len(body) + grown > limit:
+        raise TooLarge(f"the numbers of the body, written out, are over {limit} bytes", max_body=limit)
+    return value
+
+
+async def read_nothing(request: web.Request) -> None:
+    """Makes sure that the request has no body, or an empty one."""
+    _check_encoding(request)
+    if await _read(request, request.app[SETTINGS].max_body):
+        raise InvalidInput(f"{request.method} {request.path} takes no body")
+
+
+def fitted(value: Any, shape: type[S], *, pointer: str = "") -> S:
+    """A decoded value as a Struct. Raises InvalidInput that points to what does not fit."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise _misfit(str(error), pointer) from None
+
+
+def one_or_many(value: Any) -> tuple[list[tuple[str, Any]], bool]:
+    """What a body holds, each with its pointer, and whether it was an array. Raises InvalidInput for an empty one."""
+    if not isinstance(value, list):
+        return [("", value)], False
+    if not value:
+        raise InvalidInput("the array is empty; at least one is needed")
+    return [(f"/{place}", item) for place, item in enumerate(value)], True
+
+
+def query(request: web.Request, shape: type[S]) -> S:
+    """The parameters of the query as a Struct. A field that is a tuple may be repeated, or be a comma list.
+
+    Raises InvalidInput, with the name of the `parameter`, for unknown ones, bad ones, and ones given twice.
+    """
+    kinds = _kinds(shape)
+    given: dict[str, Any] = {}
+    for name in request.query:
+        texts = request.query.getall(name)
+        if any("\0" in text for text in texts):
+            raise InvalidInput(f"NUL in the parameter {name!r}", parameter=name)
+        kind = kinds.get(name)
+        if kind is None:
+            raise InvalidInput(f"there is no parameter {name!r}; known: {', '.join(kinds) or 'none'}", parameter=name)
+        if kind is VarTupleType:
+            given[name] = [part for text in texts for part in text.split(",")]
+        elif len(texts) > 1:
+            raise InvalidInput(f"the parameter {name!r} is given {len(texts)} times", parameter=name)
+        else:
+            given[name] = _plain(texts[0], kind)
+    try:
+        return msgspec.convert(given, shape)
+    except msgspec.ValidationError as error:
+        reason, path = _split(str(error))
+        name = path[0] if path else ""
+        raise InvalidInput(f"the parameter {name!r}: {reason}", parameter=name) from None
+
+
+def context_id(request: web.Request) -> int:
+    """The etl_context_id in the path. Raises NotFound for what cannot be one."""
+    text = request.match_info["id"]
+    if _INTEGER.fullmatch(text) and 1 <= int(text) <= _ID_MAX:
+        return int(text)
+    raise NotFound(f"there is no context {text[:80]!r}")
+
+
+def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """The value as JSON. (By msgspec: jsonb gives 1e20 back as an integer, which orjson does not write.)"""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _check_media_type(request: web.Request) -> None:
+    _check_encoding(request)
+    if request.content_type != "application/json":
+        given = request.headers.get(hdrs.CONTENT_TYPE, "none")
+        raise UnsupportedMedia(f"the body is to be application/json; its Content-Type is {given[:80]}")
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMedia(f"the body is to be UTF-8 and not {request.charset}")
+
+
+def _check_encoding(request: web.Request) -> None:
+    for header, allowed in ((hdrs.CONTENT_ENCODING, "identity"), (hdrs.TRANSFER_ENCODING, "chunked")):
+        given = request.headers.get(header, allowed)
+        if given.lower() != allowed:
+            raise UnsupportedMedia(f"{header} {given[:80]} is not taken; send the body as it is")
+
+
+async def _read(request: web.Request, limit: int) -> bytes:
+    too_large = TooLarge(f"the body is over {limit} bytes", max_body=limit)
+    if (request.content_length or 0) > limit:
+        raise too_large
+    body = bytearray()
+    seconds = request.app[SETTINGS].body_timeout
+    waits = request.app[WAITS]
+    try:
+        async with waits.bounded(seconds):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        if waits.over:
+            raise Unavailable("damad is shutting down; send it again") from None
+        raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from None
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"the body breaks off: {error}") from None
+    return bytes(body)
+
+
+@cache
+def _kinds(shape: type[msgspec.Struct]) -> dict[str, type[msgspec.inspect.Type]]:
+    info = type_info(shape)
+    assert isinstance(info, StructType)
+    return {field.encode_name: _kind(field.type) for field in info.fields}
+
+
+def _kind(info: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
+    """The one sort of value that a parameter takes; that it may be left out does not count."""
+    if isinstance(info, UnionType):
+        return next(type(one) for one in info.types if not isinstance(one, NoneType))
+    return type(info)
+
+
+def _plain(text: str, kind: type[msgspec.inspect.Type]) -> Any:
+    """The text as what it is to be, or as it is if it is no such thing: then it will not fit, and that says why."""
+    if kind is IntType and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind is FloatType and _DECIMAL.fullmatch(text):
+        return float(text)
+    if kind is BoolType:
+        return _BOOLEANS.get(text, text)
+    return text
+
+
+def _misfit(message: str, pointer: str) -> InvalidInput:
+    reason, path = _split(message)
+    for step in path:
+        pointer = strict_json.child(pointer, step)
+    if named := _FIELD_IN_MESSAGE.search(reason):
+        pointer = strict_json.child(pointer, named[1])
+    return InvalidInput(reason, pointer=pointer)
+
+
+def _split(message: str) -> tuple[str, list[str]]:
+    """What msgspec found, and the way to it out of its "- at `$.a[0]`"."""
+    found = _PATH_IN_MESSAGE.fullmatch(message)
+    if found is None:
+        return message, []
+    return found[1], [step[1] or step[2] for step in _STEP.finditer(found[2])]

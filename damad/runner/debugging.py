@@ -1,0 +1,50 @@
+"""Runs a call under a debugger, for `damad run --pdb` and `--debug`."""
+
+import inspect
+import pdb
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from damad.errors import ConfigError
+
+PORT: Final = 5678
+"""Where `--debug` waits for a client: debugpy's own default."""
+
+Call = Callable[[], Any]
+Debugger = Callable[[Call, Callable[..., Any]], Any]
+"""Calls the first, which ends up in the second: the worker's main."""
+
+
+def debugger(name: str | None) -> Debugger:
+    """The debugger of that name: pdb, debugpy, or none."""
+    return {"pdb": _under_pdb, "debugpy": _under_debugpy}.get(name or "", _plain)
+
+
+def _plain(call: Call, _main: Callable[..., Any]) -> Any:
+    return call()
+
+
+def _under_pdb(call: Call, main: Callable[..., Any]) -> Any:
+    """Stops at the first line of main, and again where it raises."""
+    session = pdb.Pdb()
+    code = inspect.unwrap(main).__code__
+    session.rcLines = [f"tbreak {code.co_filename}:{code.co_firstlineno + 1}", "continue"]
+    try:
+        return session.runcall(call)
+    except Exception:
+        traceback = sys.exc_info()[2]
+        print("main raised; quit the debugger to record it as the attempt's failure", file=sys.stderr)
+        pdb.post_mortem(traceback)
+        raise
+
+
+def _under_debugpy(call: Call, _main: Callable[..., Any]) -> Any:
+    try:
+        import debugpy
+    except ImportError:
+        raise ConfigError("--debug needs debugpy: pip install 'damad[debug]'") from None
+    debugpy.listen(("127.0.0.1", PORT))
+    print(f"damad: waiting for a debugger on 127.0.0.1:{PORT}", file=sys.stderr, flush=True)
+    debugpy.wait_for_client()
+    return call()
