@@ -208,9 +208,7 @@ def test_a_zip_with_two_feeds_is_refused(tmp_path):
         files_in(tmp_path, "bus/stops.txt", "tram/stops.txt")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("absent.zip", "no file"), ("plain.zip", "not a zip"), (".", "no file")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("absent.zip", "no file"), ("plain.zip", "not a zip"), (".", "no file")])
 def test_what_is_no_zip_file_is_refused(tmp_path, name, reason):
     (tmp_path / "plain.zip").write_text("no zip")
     with pytest.raises(gtfs.BadFeed, match=reason), gtfs.open_feed(tmp_path / name):

@@ -82,7 +82,7 @@ async def load_feed(feed: "Feed", schema: str) -> dict[str, int]:
             rows = done["rows"]
             print(f"{table}: {rows} rows, loaded by an earlier attempt", flush=True)
         else:
-            await tasks.progress(bytes_done / max(bytes_in_all, 1), table)
+            await tasks.progress(round(bytes_done / max(bytes_in_all, 1), 3), table)
             rows = await load_file_or_skip(feed, table, schema)
         if rows is not None:
             tables[table] = rows

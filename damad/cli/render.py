@@ -79,7 +79,8 @@ def event_table(events: Iterable[RecordedEvent], *, with_context: bool = False) 
 def event_line(event: RecordedEvent) -> None:
     """One event as a line, flushed, for who follows a log."""
     version, time, type_, payload = _cells(event)
-    _print(Text.assemble((f"{event.etl_context_id}/{version} ", "dim"), (f"{time} ", "dim"), type_, " ", payload))
+    line = Text.assemble((f"{event.etl_context_id}/{version} ", "dim"), (f"{time} ", "dim"), type_, " ", payload)
+    Console(highlight=False, soft_wrap=True).print(line)
     sys.stdout.flush()
 
 

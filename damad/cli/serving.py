@@ -47,7 +47,8 @@ async def _migrate(json: bool, where: Where) -> int:
     names: list[str | None] = [where.pg_env] if where.pg_env else [*sorted(settings.pg_envs)] or [None]
     done: list[Any] = []
     for name in names:
-        async with session.opened(Where(pg_env=name, state_dir=where.state_dir), settings) as ambient:
+        place = Where(pg_env=name, state_dir=where.state_dir)
+        async with session.opened(place, settings, schema=False) as ambient:
             done.append(await apply(ambient.store.database))
     if json:
         render.as_json(done)

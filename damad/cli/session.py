@@ -28,8 +28,12 @@ def go(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def opened(where: Where, settings: config.Config | None = None) -> AsyncIterator[context.EtlContext]:
+async def opened(
+    where: Where, settings: config.Config | None = None, *, schema: bool = True
+) -> AsyncIterator[context.EtlContext]:
     """The ambient context of a command: the pg_env that was named, or the only one. Starts the embedded one if need be.
+
+    schema: make the schema of the embedded one, which nobody else looks after.
 
     Raises NotFound for an unknown pg_env, InvalidInput where several are there and none was named.
     """
@@ -48,7 +52,7 @@ async def opened(where: Where, settings: config.Config | None = None) -> AsyncIt
         queues=settings.queues,
     )
     try:
-        if server is not None:
+        if server is not None and schema:
             await migrate(database)
         with context.run_in(context.EtlContext(pg_env=name, database=database, host=host)) as ambient:
             yield ambient

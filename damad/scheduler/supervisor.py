@@ -87,12 +87,15 @@ class Supervisor:
             try:
                 await bell.wait(await self.round())
                 pause = _FIRST_PAUSE
+                continue
             except Unavailable as error:
                 log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                if self._revive is not None:
-                    await self._revive()
+            except Exception:  # a fault in one round is no reason to leave every task of the host alone
+                log.exception("a round of the supervisor failed", pg_env=self._database.pg_env)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            if self._revive is not None:
+                await self._revive()
 
     async def claim(self, etl_context_id: int, *, on: Any = None) -> None:
         """Claims one task for this supervisor. Raises IllegalTransition where its state does not allow it."""

@@ -1,4 +1,6 @@
--- Seconds until the next task that waits for its time, or NULL where none does. $1: this host
+-- Seconds until the next task's time comes, or NULL where none waits for it. One whose time has come waits for a
+-- slot, and a slot that gets free is announced. $1: this host
 SELECT extract(epoch FROM min(run_at) - clock_timestamp())::double precision AS seconds
   FROM data_manager.dama_tasks
-  WHERE state IN ('scheduled', 'retrying') AND (home_host_id IS NULL OR home_host_id = $1)
+  WHERE state IN ('scheduled', 'retrying') AND run_at > clock_timestamp()
+    AND (home_host_id IS NULL OR home_host_id = $1)

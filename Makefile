@@ -1,0 +1,42 @@
+# Every target builds its own .venv on first use; nothing but python3 (3.11 or newer) and make is needed.
+# `make help` prints the lines that have two hashes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help install demo test check docs wheel clean
+.DEFAULT_GOAL := help
+
+help: ## Print this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(READY) ## Build the environment: damad, the embedded Postgres, the tools of its developers
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## From nothing: embedded Postgres, daemon, a real GTFS feed loaded, its events live, a summary
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash workers/demo.sh
+
+test: $(READY) ## The whole fast suite: real Postgres, real processes, from nothing
+	@$(BIN)/python -m pytest tests
+
+check: $(READY) ## Style, types, layers, docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/test_docs.py tests/test_house.py
+
+docs: $(READY) ## Write again what is made from the code: docs/lifecycle.md
+	@$(BIN)/python tests/lifecycle_page.py > docs/lifecycle.md
+
+wheel: $(READY) ## Build the wheel into dist/ and try it in an empty environment outside the checkout
+	@PYTHON=$(CURDIR)/$(BIN)/python bash tests/try_wheel.sh
+
+clean: ## Remove what the other targets made
+	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

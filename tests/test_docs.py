@@ -1,0 +1,54 @@
+"""The documents say what is so."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from lifecycle_page import page
+
+from damad import cli, config
+from damad.model import settings
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "workers").rglob("*.md")]
+
+
+def test_the_page_of_the_lifecycle_is_made_from_the_table() -> None:
+    assert (ROOT / "docs/lifecycle.md").read_text() == page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    first_table = text.split("```toml")[0]
+    documented = {
+        name for row in re.findall(r"^\| (`.+?`) \|", first_table, re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    fields = {field.name for field in msgspec.structs.fields(config.Config)} - {"pg_envs", "queues"}
+    assert documented == fields
+
+
+def test_every_task_setting_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs/configuration.md").read_text().split("## Task settings")[1]
+    documented = {name for row in re.findall(r"^\| (`.+?) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert documented == (settings.NAMES - {"worker"}) | {"parent_context_id", "source_id", "meta"}
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for document in DOCUMENTS:
+        for target in re.findall(r"(?:`|^)make ([a-z]+)\b", document.read_text(), re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{document.name}: make {target}"
+
+
+def test_every_command_that_a_document_names_exists() -> None:
+    commands = {place.partition(":")[2] for place in cli._COMMANDS} | {"systemd"}
+    for document in DOCUMENTS:
+        for command in re.findall(r"(?:\$ |`)damad (?!ready on)([a-z]+)\b", document.read_text()):
+            assert command in commands, f"{document.name}: damad {command}"
