@@ -49,15 +49,17 @@ def find(etl_context_id: int, attempt: int | None = None) -> Path:
 
 
 async def printed(etl_context_id: int, attempt: int | None = None, *, live: bool = False) -> AsyncIterator[bytes]:
-    """What an attempt printed, the last one unless named; `live`: and what it prints until it has ended.
+    """What an attempt printed, the last one unless named, in chunks; `live`: and what it prints until it has ended.
 
     Raises NotFound for an unknown context, and where there is no log on this host.
     """
     state = await tasks.status(etl_context_id)
     if not live or _is_over(state, attempt):
-        async for chunk in read(find(etl_context_id, attempt)):
-            yield chunk
-        return
+        return read(find(etl_context_id, attempt))
+    return _live(etl_context_id, attempt)
+
+
+async def _live(etl_context_id: int, attempt: int | None) -> AsyncIterator[bytes]:
     file = await _log_of(etl_context_id, attempt)
     if file is None:
         return

@@ -29,7 +29,6 @@ def unit(*, working_folder: Path, user: str | None) -> str:
     """The text of a unit for `damad serve` here.
 
     KillMode=process: systemd ends the daemon and leaves its workers alone, which the next one finds again.
-    SendSIGKILL=no would leave a hung daemon; KillMode alone is what lets workers live.
     """
     lines = [
         "[Unit]",
@@ -40,7 +39,7 @@ def unit(*, working_folder: Path, user: str | None) -> str:
         "[Service]",
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={sys.executable} -m damad serve",
+        f"ExecStart={sys.executable} -P -m damad serve",
         f"WorkingDirectory={working_folder}",
         *([f"User={user}"] if user else []),
         "StateDirectory=damad",

@@ -85,11 +85,13 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     if here.host_id is not None:
         recorded["dama_host_id"] = here.host_id
     initial = _initial(asked, pointer)
+    if asked.meta is not None and SETTINGS_KEY in asked.meta:
+        raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/meta/{SETTINGS_KEY}")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
     try:
-        json_value.check(meta, f"{pointer}/meta")
+        json_value.check(meta)
     except json_value.NotJson as error:
-        raise InvalidInput(f"meta holds {error}", pointer=error.pointer) from None
+        raise InvalidInput(f"meta holds {error}", pointer=f"{pointer}/meta{error.pointer}") from None
     return NewTask(
         initial=msgspec.structs.replace(initial, meta=meta, event_uuid=initial.event_uuid or uuid4()),
         parent_context_id=asked.parent_context_id,
@@ -100,9 +102,9 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
 def _initial(asked: TaskRequest, pointer: str) -> Event:
     if asked.initial_event is None:
         try:
-            json_value.check(asked.payload, f"{pointer}/payload")
+            json_value.check(asked.payload)
         except json_value.NotJson as error:
-            raise InvalidInput(f"the payload holds {error}", pointer=error.pointer) from None
+            raise InvalidInput(f"the payload holds {error}", pointer=f"{pointer}/payload{error.pointer}") from None
         return Event(type=":INITIAL", payload=asked.payload)
     if asked.payload is not None:
         raise InvalidInput("payload and initial_event exclude each other", pointer=f"{pointer}/payload")

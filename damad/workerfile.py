@@ -16,8 +16,8 @@ def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None)
     Raises InvalidWorker for one outside the roots (symbolic links are followed first), missing, no regular file, of
     an unknown language, or writable by others: the file itself or a folder up to its root.
     """
-    if "\0" in worker:
-        raise InvalidWorker("worker has a NUL character", pointer=pointer)
+    if "\0" in worker or worker.endswith("/"):
+        raise InvalidWorker(f"worker {worker!r} names no file", pointer=pointer, worker=worker)
     shown = ", ".join(map(str, roots)) or "none"
     for root in roots:
         real_root = Path(os.path.realpath(root))

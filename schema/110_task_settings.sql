@@ -31,6 +31,9 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(
       ELSIF jsonb_typeof(start) = 'string' THEN
         task.run_at := (start #>> '{}')::timestamptz;
       END IF;
+      IF NOT isfinite(task.run_at) OR extract(year FROM task.run_at AT TIME ZONE 'UTC') NOT BETWEEN 2 AND 9998 THEN
+        PERFORM data_manager.refuse('DA007', 'start_after is not within the years 2 to 9998', settings);
+      END IF;
 
       task.fence   := 0;
       task.attempt := 0;

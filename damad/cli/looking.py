@@ -171,7 +171,7 @@ async def _logs(id_: str, attempt: int | None, follow: bool, where: Where) -> in
 
     async with session.opened(where):
         etl_context_id = session.etl_context_id(id_)
-        async for chunk in core.printed(etl_context_id, attempt, live=follow):
+        async for chunk in await core.printed(etl_context_id, attempt, live=follow):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
     return 0

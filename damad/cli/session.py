@@ -12,7 +12,7 @@ from damad.errors import InvalidInput, InvalidJson, NotFound
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
-from damad.http import strict_json
+from damad.model import strict_json
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def _chosen(name: str | None, settings: config.Config) -> str:
 
 def etl_context_id(text: str) -> int:
     """The id that was given. Raises NotFound for what can be none."""
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 2**63:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or not 0 < int(text) < 2**63:
         raise NotFound(f"there is no context {text!r}")
     return int(text)
 

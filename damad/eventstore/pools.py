@@ -10,7 +10,6 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import asyncpg
-import msgspec
 import orjson
 
 from damad.eventstore.listener import Listener
@@ -99,10 +98,9 @@ class Database:
 
 
 async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
+    """orjson reads an integer beyond 64 bits as a double: here it is one, whose digits jsonb spelled out."""
     for name in ("jsonb", "json"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=_encode, decoder=msgspec.json.decode, format="text"
-        )
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text")
 
 
 def _encode(value: Any) -> str:

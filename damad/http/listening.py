@@ -80,7 +80,7 @@ class Protocol(web.RequestHandler):
             log.debug("what came from %s is no HTTP: %s", request.remote, message)
             error: DamadError = problems.BadRequest(" ".join((message or "this is no HTTP").split())[:200])
         else:
-            log.error("a request failed: %s", exc, exc_info=exc)
+            log.error("%s %s failed: %s", request.method, request.path, exc, exc_info=exc)
             error = DamadError("damad failed")
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer has begun; it can only break off")

@@ -117,6 +117,8 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         if request.writer.output_size > 0:
             log.warning("an answer to %s broke off: %s", request.path, error)
             raise ConnectionResetError("the answer has begun; it can only break off") from error
+        if error.status == 500:
+            log.error("%s %s failed: %s", request.method, request.path, error, exc_info=error)
         return response(error)
     except web.HTTPException as error:
         if error.status < 400:
@@ -126,8 +128,6 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
 
 def response(error: DamadError) -> web.Response:
     """The answer that says why something was refused."""
-    if error.status == 500:
-        log.error("a request failed: %s", error, exc_info=error)
     headers = dict(error.headers) if isinstance(error, Refusal) else {}
     if isinstance(error, Unavailable):
         headers[hdrs.RETRY_AFTER] = RETRY_AFTER

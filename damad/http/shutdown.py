@@ -19,6 +19,10 @@ class Waits:
         self._scopes: set[asyncio.Timeout] = set()
         self.over = False
 
+    def __len__(self) -> int:
+        """How many wait now."""
+        return len(self._scopes)
+
     @asynccontextmanager
     async def bounded(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Code inside ends with TimeoutError after so many seconds (None: never), or when the server shuts down."""

@@ -12,14 +12,14 @@ from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from msgspec.inspect import BoolType, FloatType, IntType, NoneType, StructType, UnionType, VarTupleType, type_info
 
 from damad.config import Config
 from damad.errors import InvalidInput, NotFound, Unavailable
-from damad.http import strict_json
 from damad.http.problems import BadRequest, BodyTimeout, TooLarge, UnsupportedMedia
 from damad.http.shutdown import WAITS
+from damad.model import strict_json
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -150,6 +150,7 @@ async def _read(request: web.Request, limit: int) -> bytes:
     waits = request.app[WAITS]
     try:
         async with waits.bounded(seconds):
+            await _ask_for_it(request)
             while chunk := await request.content.readany():
                 body += chunk
                 if len(body) > limit:
@@ -161,6 +162,13 @@ async def _read(request: web.Request, limit: int) -> bytes:
     except web.RequestPayloadError as error:
         raise BadRequest(f"the body breaks off: {error}") from None
     return bytes(body)
+
+
+async def _ask_for_it(request: web.Request) -> None:
+    """Tells a client that waits to be asked (Expect: 100-continue) that its body will be read."""
+    if request.headers.get(hdrs.EXPECT) and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # The answer itself has not begun.
 
 
 @cache

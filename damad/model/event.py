@@ -94,10 +94,9 @@ def parse(value: Any, *, pointer: str = "") -> Event:
         raise InvalidInput(f"not an event: {error}", pointer=pointer) from None
     check_type(event.type, pointer=f"{pointer}/type")
     try:
-        json_value.check(event.payload, f"{pointer}/payload")
-        json_value.check(event.meta, f"{pointer}/meta")
+        json_value.check({"payload": event.payload, "meta": event.meta})
     except json_value.NotJson as error:
-        raise InvalidInput(f"an event cannot hold {error}", pointer=error.pointer) from None
+        raise InvalidInput(f"an event cannot hold {error}", pointer=f"{pointer}{error.pointer}") from None
     return Event(
         type=event.type, payload=event.payload, meta=event.meta, error=event.error, event_uuid=event.event_uuid
     )

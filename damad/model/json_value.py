@@ -3,72 +3,105 @@
 orjson and msgspec write NaN as null, and orjson rounds large integers; so every value is checked before it is written.
 """
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import orjson
 
-MAX_DEPTH = 64
+MAX_DEPTH: Final = 64
 """Deepest nesting that is taken (contract, section 5)."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-_INFINITY = float("inf")
+_PLAIN_EXPONENT: Final = 64
+"""Doubles within 2**±64 are written about as long as they were; jsonb spells all digits of the others out."""
+_LONGEST_POINTER: Final = 1000
 
 
 class NotJson(ValueError):
-    """A value that JSON cannot hold. `pointer` says where in the value it is (RFC 6901)."""
+    """A value that damad does not take. `malformed`: no JSON at all; else JSON that does not fit into Postgres.
 
-    def __init__(self, reason: str, pointer: str) -> None:
-        super().__init__(f"{reason} at {pointer or 'the top'}")
+    The containers around the culprit add the way to it while the exception passes them by, so that a value that fits
+    costs no pointer.
+    """
+
+    def __init__(self, reason: str, *, malformed: bool = False) -> None:
+        super().__init__(reason)
         self.reason = reason
-        self.pointer = pointer
+        self.malformed = malformed
+        self.way: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{self.reason} at {self.pointer or 'the top'}"
+
+    @property
+    def pointer(self) -> str:
+        """Where in the value it is (RFC 6901)."""
+        steps = (step.replace("~", "~0").replace("/", "~1") for step in reversed(self.way))
+        return "".join(f"/{step}" for step in steps)[:_LONGEST_POINTER]
 
 
-def check(value: Any, pointer: str = "") -> None:
-    """Raises NotJson unless `value` is made of None, bool, 64-bit int, finite float, str, list, tuple and dict."""
-    _check(value, pointer, 1)
+def check(value: Any) -> int:
+    """Raises NotJson unless `value` is made of None, bool, 64-bit int, finite float, str, list, tuple and dict.
 
-
-def _check(value: Any, pointer: str, depth: int) -> None:
-    if value is None or isinstance(value, bool):
-        return
-    if isinstance(value, str):
-        _check_text(value, pointer)
-    elif isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise NotJson("an integer that 64 bits cannot hold", pointer)
-    elif isinstance(value, float):
-        if not -_INFINITY < value < _INFINITY:
-            raise NotJson(f"{value} is no JSON number", pointer)
-    elif isinstance(value, dict | list | tuple):
-        _check_nested(value, pointer, depth)
-    else:
-        raise NotJson(f"JSON has no {type(value).__name__}", pointer)
-
-
-def _check_text(text: str, pointer: str) -> None:
-    if "\0" in text:
-        raise NotJson("a NUL character, which Postgres cannot hold", pointer)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise NotJson("a lone surrogate, which is no Unicode text", pointer) from None
-
-
-def _check_nested(value: dict[Any, Any] | list[Any] | tuple[Any, ...], pointer: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise NotJson(f"nested deeper than {MAX_DEPTH}, or a cycle", pointer[:80])
-    if not isinstance(value, dict):
-        for place, item in enumerate(value):
-            _check(item, f"{pointer}/{place}", depth + 1)
-        return
-    for key, item in value.items():
-        if not isinstance(key, str):
-            raise NotJson(f"a key that is {type(key).__name__} and not a string", pointer)
-        _check_text(key, pointer)
-        _check(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", depth + 1)
+    Returns the bytes by which it grows when it is read back from jsonb.
+    """
+    return _check(value, 1)
 
 
 def encode(value: Any) -> bytes:
     """The value as JSON in UTF-8. Raises NotJson for what JSON or Postgres cannot hold."""
     check(value)
     return orjson.dumps(value)
+
+
+def _check(value: Any, depth: int) -> int:
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict | list | tuple):
+        if depth > MAX_DEPTH:
+            raise NotJson(f"nesting deeper than {MAX_DEPTH}", malformed=True)
+        return _check_members(value, depth)
+    elif isinstance(value, float):
+        return _check_double(value)
+    elif isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise NotJson("a number that 64 bits cannot hold")
+    elif value is not None:
+        raise NotJson(f"a {type(value).__name__}, which JSON does not have,", malformed=True)
+    return 0
+
+
+def _check_members(value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> int:
+    grown = 0
+    step: Any = ""
+    try:
+        if isinstance(value, dict):
+            for step, item in value.items():
+                if not isinstance(step, str):
+                    raise NotJson(f"a key that is a {type(step).__name__} and no string", malformed=True)
+                _check_text(step)
+                grown += _check(item, depth + 1)
+        else:
+            for step, item in enumerate(value):  # noqa: B007 - the way to what is raised
+                grown += _check(item, depth + 1)
+    except NotJson as misfit:
+        misfit.way.append(str(step))
+        raise
+    return grown
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise NotJson("NUL, which Postgres cannot hold,")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise NotJson("a lone surrogate", malformed=True) from None
+
+
+def _check_double(number: float) -> int:
+    if not math.isfinite(number):
+        raise NotJson(f"{number}, which is no JSON number,")
+    exponent = abs(math.frexp(number)[1])
+    return 0 if exponent <= _PLAIN_EXPONENT else int(exponent * math.log10(2)) + 1

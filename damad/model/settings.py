@@ -4,7 +4,7 @@
 never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -55,11 +55,11 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
         plain["start_after"] = _start_after(plain["start_after"], f"{pointer}/start_after")
     try:
         settings = msgspec.convert(plain, TaskSettings)
-        json_value.check(plain, pointer)
+        json_value.check(plain)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"task settings do not fit: {error}", pointer=_where(error, pointer)) from None
     except json_value.NotJson as error:
-        raise InvalidInput(f"task settings hold {error}", pointer=error.pointer) from None
+        raise InvalidInput(f"task settings hold {error}", pointer=f"{pointer}{error.pointer}") from None
     _check_ranges(settings, pointer)
     return plain
 
@@ -87,7 +87,8 @@ def _start_after(value: Any, pointer: str) -> float | str:
     if isinstance(value, str) and "T" in value.upper():
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            moment.astimezone(UTC)  # some moments of the years 1 and 9999 are none in UTC
+        except (ValueError, OverflowError):
             moment = None
         if moment is None or moment.tzinfo is None:
             raise InvalidInput(
