@@ -37,10 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest_asyncio.fixture(scope="session")
 async def template(server: str) -> str:
     """The DSN of the server, once it has a migrated database to copy."""
-    await sql(server, f"CREATE DATABASE {TEMPLATE}")
-    database = Database("template", in_database(server, TEMPLATE))
-    await migrate(database)
-    await database.close()
+    await make_template(server)
     return server
 
 
@@ -85,6 +82,14 @@ def here(database: Database, workers: Path, tmp_path: Path) -> Callable[..., Abs
         return context.run_in(EtlContext(pg_env="local", database=database, host=host, **given))
 
     return enter
+
+
+async def make_template(server: str) -> None:
+    """Makes the migrated database that others are copies of."""
+    await sql(server, f"CREATE DATABASE {TEMPLATE}")
+    database = Database("template", in_database(server, TEMPLATE))
+    await migrate(database)
+    await database.close()
 
 
 async def sql(dsn: str, statement: str) -> None:

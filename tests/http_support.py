@@ -2,24 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import aiohttp
-import asyncpg
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from conftest import TEMPLATE, in_database, sql
 
 from damad import logs
 from damad.config import Config, Queue
 from damad.context import EtlContext, Host
-from damad.eventstore.embedded import EmbeddedPostgres
-from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.http.app import Addresses, make_app, serve
@@ -145,32 +142,17 @@ async def running(folder: Path, dsn: str, **settings: Any) -> AsyncIterator[Hous
         yield house
 
 
-async def new_database(server: str) -> str:
+async def new_database(template: str) -> str:
     """The DSN of a migrated database of its own."""
     name = f"http_{uuid4().hex}"
-    connection = await asyncpg.connect(server)
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    parts = urlsplit(server)
-    dsn = urlunsplit(parts._replace(path=f"/{name}"))
-    database = Database(PG_ENV, dsn)
-    await migrate(database)
-    await database.close()
-    return dsn
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    postgres.join()
-    yield postgres.dsn
-    postgres.leave()
+    await sql(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    return in_database(template, name)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(server: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def house(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """One server for all tests of a module; each test works on contexts of its own."""
-    async with running(tmp_path_factory.mktemp("house"), await new_database(server)) as found:
+    async with running(tmp_path_factory.mktemp("house"), await new_database(template)) as found:
         yield found
 
 

@@ -13,7 +13,6 @@ from damad.errors import ConfigError
 from damad.http import auth
 
 house = http_support.house
-server = http_support.server
 
 
 @pytest.mark.parametrize(

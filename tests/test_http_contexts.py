@@ -10,7 +10,6 @@ from http_support import SOON, House, refusal
 from yarl import URL
 
 house = http_support.house
-server = http_support.server
 
 CONTEXT = {
     "etl_context_id", "parent_context_id", "source_id", "etl_status", "state", "version", "initial_event_id",

@@ -10,7 +10,6 @@ from http_support import House, refusal
 from damad.http import cursors
 
 house = http_support.house
-server = http_support.server
 
 FIELDS = [
     "event_id", "etl_context_id", "version", "event_uuid", "type", "payload", "meta", "error", "_created_timestamp"

@@ -8,18 +8,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-import http_support
 import pytest
-from http_support import SOON, House, Stream, new_database, running
+from http_support import SOON, House, Stream, running
 
 from damad.errors import ConfigError
-
-server = http_support.server
-
-
-@pytest.fixture(scope="module")
-def dsn(server: str) -> str:
-    return asyncio.run(new_database(server))
 
 
 async def test_port_0_is_a_free_one_and_said(dsn: str, tmp_path: Path) -> None:

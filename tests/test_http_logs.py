@@ -7,7 +7,6 @@ import pytest
 from http_support import SOON, House, refusal
 
 house = http_support.house
-server = http_support.server
 
 
 async def test_a_log_is_plain_text(house: House) -> None:

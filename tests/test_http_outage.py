@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from conftest import make_template
 from http_support import SOON, House, new_database, refusal, running, streaming
 
 from damad.eventstore.embedded import EmbeddedPostgres
@@ -22,6 +23,7 @@ def postgres(tmp_path: Path) -> Any:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def house(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[House]:
+    await make_template(postgres.dsn)
     async with running(tmp_path, await new_database(postgres.dsn)) as found:
         yield found
 

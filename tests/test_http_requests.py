@@ -12,7 +12,6 @@ import pytest_asyncio
 from http_support import SOON, TOKEN, House, new_database, raw, refusal, running
 
 house = http_support.house
-server = http_support.server
 
 JSON = {"Content-Type": "application/json"}
 
@@ -91,8 +90,8 @@ async def test_a_compressed_body_is_refused_unread(house: House, encoding: str) 
         assert response.headers["Accept-Encoding"] == "identity"
 
 
-async def test_a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes(server: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    async with running(tmp_path, await new_database(server), max_body=1000) as small:
+async def test_a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes(template: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), max_body=1000) as small:
         fits = json.dumps({"worker": "hello.py", "payload": "x" * 900}).encode()
         async with small.ask("POST", "/tasks", data=fits.ljust(1000), headers=JSON) as response:
             assert response.status == 201
@@ -103,15 +102,15 @@ async def test_a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes(s
             assert response.status == 201
 
 
-async def test_numbers_that_are_long_when_they_are_read_back_count_in_full(server: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    async with running(tmp_path, await new_database(server), max_body=10_000) as small:
+async def test_numbers_that_are_long_when_they_are_read_back_count_in_full(template: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), max_body=10_000) as small:
         for number, status in ((1.5, 201), (1e308, 413), (1e-308, 413)):
             async with small.post("/tasks", {"worker": "hello.py", "payload": [number] * 100}) as response:
                 assert response.status == status
 
 
-async def test_half_a_body_is_408_when_its_time_is_over(server: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    async with running(tmp_path, await new_database(server), body_timeout=0.2) as hasty:
+async def test_half_a_body_is_408_when_its_time_is_over(template: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), body_timeout=0.2) as hasty:
         for path in ("/tasks", "/contexts/1/cancel"):
             head, body = await raw(hasty, _head("POST", f"/v1/main{path}", "Content-Length: 10") + b"{")
             assert (head[:12], json.loads(body)["type"]) == (b"HTTP/1.1 408", "urn:damad:problem:body-timeout")

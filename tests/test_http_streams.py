@@ -12,7 +12,6 @@ from damad.http import cursors, sse
 from damad.model.event import Event
 
 house = http_support.house
-server = http_support.server
 
 
 async def test_a_stream_gives_what_is_there_and_then_each_new_event(house: House) -> None:

@@ -9,7 +9,6 @@ from http_support import House, refusal
 from damad.http import cursors
 
 house = http_support.house
-server = http_support.server
 
 
 async def test_a_task_is_queued_and_says_where_it_is(house: House) -> None:
