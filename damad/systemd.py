@@ -5,6 +5,7 @@ The protocol is one datagram of NAME=VALUE lines to the socket in NOTIFY_SOCKET:
 
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from damad import config
@@ -25,7 +26,7 @@ def notify(**fields: str) -> bool:
     return True
 
 
-def unit(*, working_folder: Path, user: str | None) -> str:
+def unit(*, working_folder: Path, user: str | None, options: Sequence[str] = ()) -> str:
     """The text of a unit for `damad serve` here.
 
     KillMode=process: systemd ends the daemon and leaves its workers alone, which the next one finds again.
@@ -39,7 +40,7 @@ def unit(*, working_folder: Path, user: str | None) -> str:
         "[Service]",
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={sys.executable} -P -m damad serve",
+        "ExecStart=" + " ".join([sys.executable, "-P", "-m", "damad", "serve", *options]),
         f"WorkingDirectory={working_folder}",
         *([f"User={user}"] if user else []),
         "StateDirectory=damad",

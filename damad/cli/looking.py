@@ -149,9 +149,10 @@ def logs(
     *,
     attempt: int | None = None,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    json: Json = False,
     where: Where | None = None,
 ) -> int:
-    """Print what a worker printed.
+    """Print what a worker printed; with --json an object for each piece of it, a line each.
 
     Parameters
     ----------
@@ -162,16 +163,19 @@ def logs(
     """
     from damad.cli import session
 
-    return session.go(_logs(id, attempt, follow, where or Where()))
+    return session.go(_logs(id, attempt, follow, json, where or Where()))
 
 
-async def _logs(id_: str, attempt: int | None, follow: bool, where: Where) -> int:
+async def _logs(id_: str, attempt: int | None, follow: bool, json: bool, where: Where) -> int:
     from damad import logs as core
-    from damad.cli import session
+    from damad.cli import render, session
 
     async with session.opened(where):
         etl_context_id = session.etl_context_id(id_)
         async for chunk in await core.printed(etl_context_id, attempt, live=follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            if json:
+                render.as_json_line({"etl_context_id": etl_context_id, "text": chunk.decode(errors="replace")})
+            else:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
     return 0

@@ -27,9 +27,10 @@ def serve(
     from damad import daemon
     from damad.cli import session
 
+    where = where or Where()
     roots = None if workers is None else [str(workers)]
-    settings = session.configuration(where or Where(), host=host, port=port, worker_roots=roots)
-    return daemon.main(settings)
+    settings = session.configuration(where, host=host, port=port, worker_roots=roots)
+    return daemon.main(session.narrowed(settings, where.pg_env))
 
 
 def migrate(*, json: Json = False, where: Where | None = None) -> int:
@@ -59,7 +60,7 @@ async def _migrate(json: bool, where: Where) -> int:
     return 0
 
 
-def print_unit(*, user: str | None = None, folder: Path | None = None) -> int:
+def print_unit(*, user: str | None = None, folder: Path | None = None, where: Where | None = None) -> int:
     """Print a systemd unit that runs `damad serve` in a folder.
 
     Parameters
@@ -71,5 +72,8 @@ def print_unit(*, user: str | None = None, folder: Path | None = None) -> int:
     """
     from damad import systemd
 
-    print(systemd.unit(working_folder=(folder or Path.cwd()).absolute(), user=user), end="")
+    where = where or Where()
+    options = [] if where.state_dir is None else ["--state-dir", str(where.state_dir.absolute())]
+    options += [] if where.pg_env is None else ["--pg-env", where.pg_env]
+    print(systemd.unit(working_folder=(folder or Path.cwd()).absolute(), user=user, options=options), end="")
     return 0

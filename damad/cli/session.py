@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
+
 from damad import config, context, statefolder
 from damad.cli.options import Where
 from damad.errors import InvalidInput, InvalidJson, NotFound
@@ -60,6 +62,14 @@ async def opened(
         await database.close()
         if server is not None:
             await asyncio.to_thread(server.leave)
+
+
+def narrowed(settings: config.Config, pg_env: str | None) -> config.Config:
+    """The configuration with that pg_env alone, if one was named. Raises NotFound."""
+    if pg_env is None:
+        return settings
+    name = _chosen(pg_env, settings)
+    return msgspec.structs.replace(settings, pg_envs={key: dsn for key, dsn in settings.pg_envs.items() if key == name})
 
 
 def _chosen(name: str | None, settings: config.Config) -> str:
