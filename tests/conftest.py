@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -18,6 +20,16 @@ from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
 
 TEMPLATE = "damad_template"
+
+# The same examples in every run; one fixture for all examples of a test; no file of examples beside the project.
+hypothesis.settings.register_profile(
+    "damad",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("damad")
 
 
 def in_database(dsn: str, name: str) -> str:
@@ -64,6 +76,14 @@ def store(database: Database) -> EventStore:
     return EventStore(database)
 
 
+@pytest_asyncio.fixture
+async def plain(dsn: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection to the fresh database as a program has it that does not know damad. JSON is text to it."""
+    connection = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close(timeout=10)
+
+
 @pytest.fixture
 def workers(tmp_path: Path) -> Path:
     """A worker root with one worker in it, ok.py."""
@@ -74,18 +94,33 @@ def workers(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def here(database: Database, workers: Path, tmp_path: Path) -> Callable[..., AbstractContextManager[EtlContext]]:
+def host(tmp_path: Path, workers: Path) -> Host:
+    """A host with an id, a state folder and the worker root."""
+    return Host(host_id=str(uuid4()), state_dir=tmp_path / "state", worker_roots=(workers,))
+
+
+@pytest.fixture
+def here(database: Database, host: Host) -> Callable[..., AbstractContextManager[EtlContext]]:
     """`with here():` enters the pg_env, as a front does; `with here(etl_context_id=…, fence=…):` a context in it."""
 
-    def enter(**given: object) -> AbstractContextManager[EtlContext]:
-        host = Host(state_dir=tmp_path / "state", worker_roots=(workers,))
-        return context.run_in(EtlContext(pg_env="local", database=database, host=host, **given))
+    def enter(**given: Any) -> AbstractContextManager[EtlContext]:
+        return context.run_in(EtlContext(pg_env="local", database=database, **{"host": host, **given}))
 
     return enter
 
 
+@pytest.fixture
+def ctx(here: Callable[..., AbstractContextManager[EtlContext]]) -> Iterator[EtlContext]:
+    """The pg_env entered for the whole test. (A plain fixture: pytest-asyncio runs the test in a copy of its context.)"""
+    with here() as entered:
+        yield entered
+
+
 async def make_template(server: str) -> None:
-    """Makes the migrated database that others are copies of."""
+    """Makes the migrated database that others are copies of, in a server that need not survive a crash."""
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        await sql(server, f"ALTER SYSTEM SET {setting} = off")
+    await sql(server, "SELECT pg_reload_conf()")
     await sql(server, f"CREATE DATABASE {TEMPLATE}")
     database = Database("template", in_database(server, TEMPLATE))
     await migrate(database)

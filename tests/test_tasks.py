@@ -1,0 +1,239 @@
+"""What can be done with tasks (contract, sections 3 and 4)."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_events import run_of
+
+from damad import errors, events, tasks
+from damad.eventstore.pools import Database
+from damad.eventstore.store import Append, EventStore
+from damad.model.event import Event
+
+Here = Callable[..., AbstractContextManager[Any]]
+
+
+async def ended(store: EventStore, id_: int, *types: str) -> None:
+    """Ends a running task in that way, from within its run."""
+    fence = (await store.state(id_)).fence  # type: ignore[attr-defined]
+    new = [Event(type=type_, payload={"kind": "exit"}) for type_ in types]
+    await store.append([Append(etl_context_id=id_, event=event, fence=fence) for event in new])
+
+
+@pytest.fixture
+async def parent(here: Here, database: Database) -> dict[str, Any]:
+    """A running task in the queue `family`."""
+    with here():
+        id_ = await tasks.queue("ok.py", queue="family")
+    return {"etl_context_id": id_, "fence": await run_of(database, id_), "attempt": 1, "queue": "family"}
+
+
+async def test_a_task_is_queued_with_the_settings_that_were_given(here: Here) -> None:
+    with here():
+        id_ = await tasks.queue("ok.py", {"a": 1}, queue="q", priority=5, retry_delay="250ms", meta={"m": 1})
+        state: Any = await tasks.status(id_)
+        (initial,) = await events.read(id_)
+    assert (state.state, state.queue, state.priority, state.attempt) == ("queued", "q", 5, 0)
+    settings = {"worker": "ok.py", "queue": "q", "priority": 5, "retry_delay": 0.25}
+    assert {name: state.settings[name] for name in settings} == settings
+    assert (initial["type"], initial["payload"], initial["meta"]["m"]) == (":INITIAL", {"a": 1}, 1)
+
+
+async def test_a_task_may_bring_its_own_initial_event(here: Here) -> None:
+    with here():
+        id_ = await tasks.queue("ok.py", initial_event={"type": "gtfs:INITIAL", "payload": 1, "meta": {"m": 2}})
+        (initial,) = await events.read(id_)
+    assert (initial["type"], initial["payload"], initial["meta"]["m"]) == ("gtfs:INITIAL", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        ({"worker": "missing.py"}, "/worker"),
+        ({"worker": "../ok.py"}, "/worker"),
+        ({"nonsense": 1}, "/nonsense"),
+        ({"priority": "high"}, "/priority"),
+        ({"priority": 2**31}, "/priority"),
+        ({"queue": "No Name"}, "/queue"),
+        ({"retry_limit": -1}, "/retry_limit"),
+        ({"retry_delay": "soon"}, "/retry_delay"),
+        ({"expire_in": 0}, "/expire_in"),
+        ({"start_after": "2026-01-01T00:00:00"}, "/start_after"),
+        ({"run_in": "space"}, "/run_in"),
+        ({"idempotency_key": ""}, "/idempotency_key"),
+        ({"payload": float("inf")}, "/payload"),
+        ({"payload": {"a": [b"bytes"]}}, "/payload/a/0"),
+        ({"payload": 1, "initial_event": {"type": ":INITIAL"}}, "/payload"),
+        ({"initial_event": {"type": ":A"}}, "/initial_event/type"),
+        ({"meta": {"__dama_task_manager__": {}}}, "/meta/__dama_task_manager__"),
+        ({"parent_context_id": 4711}, "/parent_context_id"),
+        ({"source_id": 4711}, "/source_id"),
+    ],
+)
+async def test_what_does_not_fit_is_named_and_nothing_is_queued(
+    here: Here, store: EventStore, given: dict[str, Any], pointer: str
+) -> None:
+    with here(), pytest.raises(errors.InvalidInput) as refused:
+        await tasks.queue(given.pop("worker", "ok.py"), **given)
+    assert refused.value.pointer == pointer
+    assert await store.tasks() == []
+
+
+async def test_a_task_that_starts_later_is_scheduled_until_then(here: Here) -> None:
+    with here():
+        later, soon = await tasks.queue("ok.py", start_after="1h"), await tasks.queue("ok.py", start_after=0.05)
+        assert (await tasks.status(later)).state == "scheduled"
+        async with asyncio.timeout(5):
+            while (await tasks.status(soon)).state != "queued":
+                pass
+
+
+async def test_a_task_that_holds_no_process_is_cancelled_at_once(here: Here) -> None:
+    with here():
+        for given in ({}, {"start_after": "1h"}):
+            id_ = await tasks.queue("ok.py", **given)
+            assert (await tasks.cancel(id_)).state == "cancelled"
+            assert [event["type"] for event in await events.read(id_)][1:] == [
+                "dama/task:CANCEL_REQUESTED",
+                "dama/task:CANCELLED",
+            ]
+
+
+async def test_a_running_task_is_cancelling_until_it_is_seen_dead(here: Here, parent: dict[str, Any]) -> None:
+    with here():
+        assert (await tasks.cancel(parent["etl_context_id"])).state == "cancelling"
+        with pytest.raises(errors.Conflict, match="is cancelling"):
+            await tasks.cancel(parent["etl_context_id"])
+
+
+async def test_what_has_ended_or_is_no_task_is_not_cancelled(
+    here: Here, store: EventStore, parent: dict[str, Any]
+) -> None:
+    plain = await store.create_context()
+    await ended(store, parent["etl_context_id"], ":FINAL")
+    with here():
+        for id_ in (plain, parent["etl_context_id"]):
+            with pytest.raises(errors.Conflict):
+                await tasks.cancel(id_)
+        with pytest.raises(errors.NotFound):
+            await tasks.cancel(4711)
+
+
+async def test_a_cancel_that_races_a_claim_never_says_cancelled_of_a_task_that_is_held(
+    here: Here, database: Database
+) -> None:
+    with here():
+        for _ in range(20):
+            id_ = await tasks.queue("ok.py")
+            await asyncio.gather(tasks.cancel(id_), run_of(database, id_), return_exceptions=True)
+            kinds = [event["type"].removeprefix("dama/task:") for event in await events.read(id_)]
+            assert ("CLAIMED" in kinds) != ("CANCELLED" in kinds), kinds
+
+
+async def test_a_failed_task_is_retried_in_the_same_context(
+    here: Here, store: EventStore, parent: dict[str, Any]
+) -> None:
+    id_ = parent["etl_context_id"]
+    with here():
+        with pytest.raises(errors.Conflict, match="only a failed or cancelled"):
+            await tasks.retry(id_)
+        await ended(store, id_, "dama/task:ERROR", "dama/task:FAILED")
+        state: Any = await tasks.retry(id_)
+    assert (state.state, state.error, state.finished_at, state.attempt) == ("queued", None, None, 1)
+
+
+async def test_a_step_runs_once_however_often_it_is_asked_for(here: Here, parent: dict[str, Any]) -> None:
+    calls: list[Any] = []
+
+    async def load(count: int) -> dict[str, int]:
+        calls.append(count)
+        return {"rows": count}
+
+    with here(**parent):
+        assert [await tasks.step("load", load, n) for n in (1, 2)] == [{"rows": 1}] * 2
+        assert await tasks.step("sync", lambda: None) is None
+        with pytest.raises(errors.InvalidInput):
+            await tasks.step("bad", lambda: {1, 2})
+        with pytest.raises(ZeroDivisionError):
+            await tasks.step("raises", lambda: 1 / 0)
+        assert await tasks.step("raises", lambda: "now") == "now"
+    assert calls == [1]
+
+
+async def test_progress_is_an_event_and_stands_in_the_state(here: Here, parent: dict[str, Any]) -> None:
+    with here(**parent):
+        await tasks.progress(0.4, "stop_times")
+        state: Any = await tasks.status()
+        assert state.progress == {"fraction": 0.4, "note": "stop_times"}
+        assert (await events.read())[-1]["type"] == "dama/task:PROGRESS"
+
+
+async def test_a_subtask_is_queued_once_per_name_in_its_parents_queue(here: Here, parent: dict[str, Any]) -> None:
+    with here(**parent):
+        first = await tasks.subtask("publish", worker="ok.py", payload={"n": 1})
+        again = await tasks.subtask("publish", worker="ok.py", payload={"n": 2})
+        other = await tasks.subtask("other", worker="ok.py", queue="elsewhere")
+        states: list[Any] = [await tasks.status(child.etl_context_id) for child in (first, other)]
+    assert first == again and first != other
+    assert [state.queue for state in states] == ["family", "elsewhere"]
+    assert {state.parent_context_id for state in states} == {parent["etl_context_id"]}
+
+
+async def test_gather_returns_the_results_in_order(
+    here: Here, store: EventStore, database: Database, parent: dict[str, Any]
+) -> None:
+    with here(**parent):
+        children = [await tasks.subtask(f"child {n}", worker="ok.py") for n in range(3)]
+        gathering = asyncio.create_task(tasks.gather(*children))
+        for number, child in reversed(list(enumerate(children))):
+            fence = await run_of(database, child.etl_context_id)
+            final = Event(type=":FINAL", payload={"n": number})
+            await store.append([Append(etl_context_id=child.etl_context_id, event=final, fence=fence)])
+        async with asyncio.timeout(10):
+            assert await gathering == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+async def test_a_childs_end_in_failure_is_raised_or_stands_in_the_list(
+    here: Here, store: EventStore, database: Database, parent: dict[str, Any]
+) -> None:
+    with here(**parent):
+        good, bad, gone = [await tasks.subtask(name, worker="ok.py") for name in ("good", "bad", "gone")]
+        for child, types in ((good, [":FINAL"]), (bad, ["dama/task:ERROR", "dama/task:FAILED"])):
+            await run_of(database, child.etl_context_id)
+            await ended(store, child.etl_context_id, *types)
+        await tasks.cancel(gone.etl_context_id)
+        with pytest.raises(errors.TaskFailed):
+            await tasks.gather(good, bad, gone)
+        with pytest.raises(errors.TaskCancelled):
+            await tasks.gather(gone, good)
+        results = await tasks.gather(good, bad, gone, return_exceptions=True)
+    assert [type(result) for result in results] == [dict, errors.TaskFailed, errors.TaskCancelled]
+
+
+async def test_a_parent_that_waits_holds_no_slot(
+    here: Here, database: Database, store: EventStore, parent: dict[str, Any]
+) -> None:
+    async def waits() -> bool:
+        async with database.connection() as connection:
+            return bool(await connection.fetchval("SELECT waiting FROM data_manager.leases"))
+
+    with here(**parent):
+        child = await tasks.subtask("child", worker="ok.py")
+        gathering = asyncio.create_task(tasks.gather(child))
+        async with asyncio.timeout(10):
+            while not await waits():
+                pass
+            await tasks.cancel(child.etl_context_id)
+            with pytest.raises(errors.TaskCancelled):
+                await gathering
+        assert not await waits()
+
+
+async def test_a_worker_that_became_writable_by_others_is_refused_at_once(here: Here, workers: Path) -> None:
+    (workers / "ok.py").chmod(0o666)
+    with here(), pytest.raises(errors.InvalidWorker, match="chmod o-w"):
+        await tasks.queue("ok.py")
