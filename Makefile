@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test check docs wheel clean
+.PHONY: help install demo test faults check docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Print this
@@ -24,6 +24,9 @@ demo: $(READY) ## From nothing: embedded Postgres, daemon, a real GTFS feed load
 
 test: $(READY) ## The whole fast suite: real Postgres, real processes, from nothing
 	@$(BIN)/python -m pytest tests
+
+faults: $(READY) ## Processes die at every named place between two durable effects, and every task ends right
+	@$(BIN)/python -m pytest tests/faults
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from damad import context, events, processes, workerfile
+from damad import context, events, failpoints, processes, workerfile
 from damad.config import Queue
 from damad.errors import Conflict, InvalidWorker, Unavailable
 from damad.eventstore import leases
@@ -97,6 +97,7 @@ class Attempt:
         if not taken:
             there = await events.persist(lambda: leases.fence_of(self.store.database, claim.etl_context_id))
             raise NotMine(outcome.HELD if there == claim.fence else outcome.LEASE_LOST)
+        failpoints.hit("runner.leased")
         fingerprint = self._resolve()
         started = {
             "attempt": self.number,
@@ -110,6 +111,7 @@ class Attempt:
             await self._record(Event(type="dama/task:STARTED", payload=started))
         except Conflict:
             raise NotMine(outcome.LEASE_LOST) from None
+        failpoints.hit("runner.started")
 
     def _ambient(self) -> context.EtlContext:
         task, initial = self.assignment, self.assignment.initial_event
@@ -168,6 +170,7 @@ class Attempt:
 
         A task that was asked to cancel is left to the supervisor, which says so once the process is seen dead.
         """
+        failpoints.hit("runner.returned")
         state = await events.persist(lambda: self.store.state(self.claim.etl_context_id))
         if state.state == "done":
             return outcome.DONE
@@ -193,6 +196,7 @@ class Attempt:
             state = await events.persist(lambda: self.store.state(self.claim.etl_context_id))
             ours = getattr(state, "fence", None) == self.claim.fence and state.state not in ENDED
             return outcome.DONE if state.state == "done" else exit_code if ours else outcome.LEASE_LOST
+        failpoints.hit("runner.concluded")
         return exit_code
 
     async def release(self, reason: str) -> None:

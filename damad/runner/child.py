@@ -89,9 +89,7 @@ async def _awaited(coroutine: Any) -> Any:
 
 def _conclude(attempt: Attempt, result: Event | Failure) -> int:
     """Reports on damad's loop, or on a fresh one where the worker closed that one's files."""
-    if isinstance(result, Failure):
-        with contextlib.suppress(OSError, ValueError):  # a worker may have closed its stderr
-            print(result.traceback or result.message, file=sys.stderr, flush=True)
+    _finish_log(result)
     try:
         code = background.run(attempt.conclude(result))
     except background.Broken:
@@ -99,6 +97,16 @@ def _conclude(attempt: Attempt, result: Event | Failure) -> int:
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # the worker's own; its threads that never end are not waited for
     return code
+
+
+def _finish_log(result: Event | Failure) -> None:
+    """Writes what is still buffered, and how it failed: who hears that the task has ended finds its log whole."""
+    with contextlib.suppress(Exception):  # a worker may have closed its streams, or put anything in their place
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        if isinstance(result, Failure):
+            print(result.traceback or result.message, file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from damad import processes
+from damad import failpoints, processes
 from damad.runner import logfile, records
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -75,13 +75,16 @@ def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     oom_kills = _oom_kills()
+    failpoints.hit("parent.begun")
     pid = _fork_worker(assignment, run)
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
     status = _wait(pid, assignment["log"] and Path(assignment["log"]), assignment["log_limit"])
+    failpoints.hit("parent.reaped")
     _end_leftovers()
     records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
+    failpoints.hit("parent.exited")
 
 
 def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
@@ -90,13 +93,16 @@ def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
-        os.read(go_read, 1)
+        if os.read(go_read, 1) != b"1":
+            os._exit(1)  # its parent died before it was on record who runs
         os.close(go_read)
         _become_worker(assignment)
     os.close(go_read)
+    failpoints.hit("parent.forked")
     worker = processes.identify(pid)
     if worker is not None:
         records.write_processes(run, records.Processes(processes.myself(), worker))
+    failpoints.hit("parent.recorded")
     os.write(go_write, b"1")
     os.close(go_write)
     return pid

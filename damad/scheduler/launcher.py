@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import structlog
 
-from damad import config, logs
+from damad import config, failpoints, logs
 from damad.runner import records
 from damad.runner.attempt import Claim
 
@@ -65,6 +65,7 @@ async def launch(assignment: Assignment) -> None:
     On the terminal it returns when the worker's process has ended.
     """
     assignment.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    failpoints.hit("supervisor.launching")
     detached = assignment.log is not None
     fd = _anonymous_file(orjson.dumps(msgspec.to_builtins(assignment, enc_hook=_as_text)))
     errors = os.open(assignment.run / "parent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -74,7 +75,7 @@ async def launch(assignment: Assignment) -> None:
             stdin=asyncio.subprocess.DEVNULL if detached else None,
             stdout=errors if detached else sys.stderr.fileno(),
             stderr=errors if detached else None,
-            env=assignment.environment,
+            env=assignment.environment | failpoints.environment(),
             pass_fds=(fd,),
             start_new_session=detached,
         )  # fmt: skip
@@ -82,6 +83,7 @@ async def launch(assignment: Assignment) -> None:
         os.close(fd)
         os.close(errors)
     exit_code = await process.wait()
+    failpoints.hit("supervisor.launched")
     if exit_code != 0:
         log.error(
             "a runner did not come up", run=str(assignment.run), exit_code=exit_code, said=_last_words(assignment.run)

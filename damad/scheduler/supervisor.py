@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from damad import config, logs, processes
+from damad import config, failpoints, logs, processes
 from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.pools import Database
@@ -160,10 +160,13 @@ class Supervisor:
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
                 self._observer.stop(key, task.started, force=force)
+                failpoints.hit("supervisor.killed")
             case Conclude(failure):
+                failpoints.hit("supervisor.verdict")
                 await self._append(task, *_verdict(failure, held))
                 log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
                          attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
+                failpoints.hit("supervisor.concluded")
                 self._observer.forget(key)
             case Cancelled():
                 await self._append(task, Event(type="dama/task:CANCELLED"))
@@ -211,6 +214,8 @@ class Supervisor:
                 claimed += await self._schedule.claim(
                     queue, slots, shared=rules.shared, holder=self.holder, lease=self._config.lease
                 )
+        if claimed:
+            failpoints.hit("supervisor.claimed")
         return bool(claimed)
 
     async def _claim_one(self, etl_context_id: int) -> bool:

@@ -1,0 +1,57 @@
+"""Named places between two durable effects, at which a test can have the process die, fail or wait.
+
+Off unless `DAMAD_FAILPOINT=name:kill|raise|delay` is set when the process starts (read here and not in config.py, for
+the runner's parent loads next to nothing). It fires once a process. `NAMES` is the list that the sweep in tests/faults
+goes through; a place that is not in it is refused when it is hit.
+"""
+
+import os
+import signal
+import time
+from typing import Final
+
+NAMES: Final = (
+    "supervisor.claimed",  # tasks are claimed, none is launched
+    "supervisor.launching",  # the run has a folder, its parent is not started
+    "supervisor.launched",  # the parent has said that the run is on record
+    "supervisor.verdict",  # a process is seen dead, its failure is not appended
+    "supervisor.concluded",  # the failure is appended, the records are still there
+    "supervisor.killed",  # a worker was asked to stop
+    "parent.begun",  # the parent lives, nothing is forked
+    "parent.forked",  # the worker's process waits, nothing is on record
+    "parent.recorded",  # it is on record who runs, the worker's process has not begun
+    "parent.reaped",  # the worker's process is reaped, its exit is not on record
+    "parent.exited",  # the exit is on record
+    "runner.leased",  # the lease is taken, STARTED is not appended
+    "runner.started",  # STARTED is appended, the worker is not loaded
+    "runner.returned",  # main has returned, nothing is appended
+    "runner.concluded",  # the outcome is appended, the process still lives
+)
+
+_DELAY: Final = 3.0
+_variable = os.environ.get("DAMAD_FAILPOINT", "")
+
+
+class Failpoint(Exception):
+    """What `raise` raises."""
+
+
+def hit(name: str) -> None:
+    """Does here what DAMAD_FAILPOINT says, if it names this place."""
+    global _variable
+    assert name in NAMES, name
+    armed, _, action = _variable.partition(":")
+    if armed != name:
+        return
+    _variable = ""
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "raise":
+        raise Failpoint(name)
+    elif action == "delay":
+        time.sleep(_DELAY)
+
+
+def environment() -> dict[str, str]:
+    """What a process that this one starts needs in its environment to hit the same place."""
+    return {"DAMAD_FAILPOINT": _variable} if _variable else {}

@@ -1,0 +1,117 @@
+"""Whatever process dies at whatever named place between two durable effects: every task ends right all the same."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from daemon_support import SOON, Daemon, Site, site_of, until
+
+from damad import failpoints
+from damad.model.event import RecordedEvent
+
+EXCLUSIVE = """
+import fcntl, os
+from damad import context
+
+ctx = context.current()
+lock = open(f"{ctx.initial_event['payload']['folder']}/running.{ctx.etl_context_id}", "w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)   # raises where another attempt of this task lives
+"""
+"""What every worker here begins with: the proof that it is alone."""
+
+GOOD = (
+    EXCLUSIVE
+    + """
+async def main(initial_event):
+    return {"attempt": ctx.attempt}
+"""
+)
+
+CRASHES_ONCE = (
+    EXCLUSIVE
+    + """
+def main(initial_event):
+    if not os.path.exists(initial_event["payload"]["folder"] + "/crashed"):
+        open(initial_event["payload"]["folder"] + "/crashed", "w").close()
+        os._exit(7)
+    return {"attempt": ctx.attempt}
+"""
+)
+
+HOLDS = (
+    EXCLUSIVE
+    + """
+import time
+def main(initial_event):
+    time.sleep(1000)
+"""
+)
+
+
+@pytest_asyncio.fixture
+async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
+    settings = {"DAMAD_GRACE": "500ms", "DAMAD_POLL_INTERVAL": "500ms", "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms"}
+    async with site_of(tmp_path, template, **settings) as site:
+        yield site
+
+
+@pytest.mark.parametrize("action", ["kill", "raise"])
+@pytest.mark.parametrize("name", failpoints.NAMES)
+async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, action: str) -> None:
+    hit, clean = Daemon(site), Daemon(site)
+    payload = {"folder": str(site.folder)}
+    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}")
+    good, crashing, held = [
+        await site.queue(site.worker(source), payload, retry_limit=50) for source in (GOOD, CRASHES_ONCE, HOLDS)
+    ]
+    await something_happens(site, hit, good, crashing, held)
+    await site.cancel(held)
+    if name == "supervisor.killed" and action == "kill":
+        await hit.exits()
+    with suppress(ProcessLookupError):
+        await hit.stop(signal.SIGKILL)
+
+    await clean.start()
+    assert [(await site.ended(id_)).state for id_ in (good, crashing, held)] == ["done", "done", "cancelled"]
+    await clean.quiet()
+    runs = site.state_dir / "runs" / "local"
+    await until(lambda: not list(runs.iterdir()), lambda: list(runs.iterdir()))
+    assert await clean.stop() == 0
+    await site.verified()
+    for id_ in (good, crashing, held):
+        check(await site.events(id_))
+    assert "running." not in "".join(await site.errors(good, crashing))
+
+
+async def something_happens(site: Site, daemon: Daemon, *ids: int) -> None:
+    """Returns once the daemon died, or each of the tasks went beyond its first claim."""
+
+    async def beyond(id_: int) -> None:
+        async def is_beyond() -> bool:
+            return bool({"STARTED", "RELEASED"} & set(await site.types(id_)))
+
+        await until(is_beyond)
+
+    waits = [asyncio.create_task(daemon.exits()), asyncio.ensure_future(asyncio.gather(*map(beyond, ids)))]
+    done, _ = await asyncio.wait(waits, timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    assert done
+
+
+def check(events: list[RecordedEvent]) -> None:
+    """The history of one task obeys I2, I3 and I12."""
+    types = [event.type.removeprefix("dama/task:") for event in events]
+    assert [event.version for event in events] == list(range(1, len(events) + 1))
+    assert types[0] == ":INITIAL" and types.count(":INITIAL") == 1
+    assert types.count(":FINAL") <= 1 and (":FINAL" not in types or types[-1] == ":FINAL")
+    assert len({event.event_uuid for event in events}) == len(events)
+    attempts = [event.payload["attempt"] for event in events if event.type == "dama/task:STARTED"]
+    assert attempts == list(range(1, len(attempts) + 1))
+    fences = [event.payload["fence"] for event in events if event.type == "dama/task:CLAIMED"]
+    assert fences == list(range(1, len(fences) + 1))
+    assert types.count("ERROR") <= types.count("STARTED")
