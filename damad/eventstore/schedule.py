@@ -1,5 +1,6 @@
 """What a supervisor asks of the log: what its host holds, what is there to claim, and the claim itself."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,18 @@ class Schedule:
         """What this host holds."""
         rows = await self._fetch("held", self._host_id)
         return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
+
+    async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
+        """Tasks of these queues, which are shared, whose lease ran out on another host."""
+        rows = await self._fetch("expired", list(queues), self._host_id)
+        return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
+
+    async def take_over(self, etl_context_id: int, fence: int, *, on: Any) -> None:
+        """Ends the database sessions of a run whose lease is over, and holds its context in the caller's transaction.
+
+        Raises StaleFence where the lease is not over, or the task went on.
+        """
+        await self._fetch("take_over", etl_context_id, fence, on=on)
 
     async def leftovers(self, etl_context_ids: list[int]) -> dict[int, Leftover]:
         """How the tasks named ended, by their ids."""

@@ -7,7 +7,7 @@ Nothing it keeps in memory matters: what it knows it can learn again from the lo
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -114,6 +114,7 @@ class Supervisor:
         tasks = [task for task in await self._schedule.held() if self._only in (None, task.etl_context_id)]
         moments = [await self._attend(task) for task in tasks]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
+        await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
             self._quiet.set()
         if self._only is not None:
@@ -152,10 +153,9 @@ class Supervisor:
         match decision:
             case Launch():
                 await self._start(task)
-            case Release(reason, delay):
+            case Release(_, delay):
                 self._failed_launches += delay > 0
-                run_at = {"run_at": _in(delay)} if delay else {}
-                await self._append(task, Event(type="dama/task:RELEASED", payload={"reason": reason, **run_at}))
+                await self._append(task, *_said(decision, held))
                 self._observer.forget(key)
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
@@ -163,19 +163,19 @@ class Supervisor:
                 failpoints.hit("supervisor.killed")
             case Conclude(failure):
                 failpoints.hit("supervisor.verdict")
-                await self._append(task, *_verdict(failure, held))
+                await self._append(task, *_said(decision, held))
                 log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
                          attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
                 failpoints.hit("supervisor.concluded")
                 self._observer.forget(key)
             case Cancelled():
-                await self._append(task, Event(type="dama/task:CANCELLED"))
+                await self._append(task, *_said(decision, held))
                 self._observer.forget(key)
 
-    async def _append(self, task: HeldTask, *new: Event) -> None:
+    async def _append(self, task: HeldTask, *new: Event, on: Any = None) -> None:
         fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]
         appends = [Append(etl_context_id=task.etl_context_id, event=event, fence=task.fence) for event in fresh]
-        await self._store.append(appends)
+        await self._store.append(appends, on=on)
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
@@ -203,6 +203,24 @@ class Supervisor:
                 log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
                 self._observer.stop(key, None, force=kill.force)
         return [min(self._config.grace, 1.0)]
+
+    async def _rescue(self) -> None:
+        """Takes over the tasks of shared queues whose host is lost: its lease ran out, so nothing of it counts."""
+        shared = [name for name, queue in self._config.queues.items() if queue.shared]
+        if not shared or self._only is not None:
+            return
+        for task in await self._schedule.expired(shared):
+            held = _held(task, self.holder, self._host_id)
+            lost = decisions.Observed(process=decisions.LOST)
+            decision = decisions.decide(held, lost, now=datetime.now(UTC), grace=self._config.grace)
+            try:
+                async with self._store.transaction() as connection:
+                    await self._schedule.take_over(task.etl_context_id, task.fence, on=connection)
+                    await self._append(task, *_said(decision, held), on=connection)
+            except (Conflict, ContextBusy) as refused:
+                log.debug("a task was not taken over", etl_context_id=task.etl_context_id, reason=str(refused))
+            else:
+                log.warning("a task was taken over from a lost host", etl_context_id=task.etl_context_id)
 
     async def _claim(self, held: list[Held]) -> bool:
         """Fills the free slots. True if anything was claimed."""
@@ -281,8 +299,18 @@ async def _guarded(coroutine: Awaitable[None]) -> None:
         log.exception("a run in the daemon ended without a word")
 
 
-def _verdict(failure: retry.Failure, held: Held) -> list[Event]:
-    return retry.conclude(failure, held.counts, settings=held.settings, now=datetime.now(UTC), random=random.random())
+def _said(decision: decisions.Decision | None, held: Held) -> list[Event]:
+    """The events that say a decision: what the log needs to know of it."""
+    now = datetime.now(UTC)
+    match decision:
+        case Release(reason, delay):
+            run_at = {"run_at": (now + timedelta(seconds=delay)).isoformat()} if delay else {}
+            return [Event(type="dama/task:RELEASED", payload={"reason": reason, **run_at})]
+        case Conclude(failure):
+            return retry.conclude(failure, held.counts, settings=held.settings, now=now, random=random.random())
+        case Cancelled():
+            return [Event(type="dama/task:CANCELLED")]
+    return []
 
 
 def _key(task: HeldTask) -> Key:
@@ -305,10 +333,6 @@ def _held(task: HeldTask, me: str, host_id: str) -> Held:
         lease_over=task.lease_over is not False,
         started_at=task.started_at,
     )
-
-
-def _in(seconds: float) -> str:
-    return datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC).isoformat()
 
 
 def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:

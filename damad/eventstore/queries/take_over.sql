@@ -1,0 +1,1 @@
+SELECT data_manager.take_over($1, $2)

@@ -1,0 +1,138 @@
+"""Two hosts on one database: each its own tasks, shared queues by both, and a lost host's tasks by the other."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from daemon_support import Daemon, Site, gone, site_of, until
+
+SHARED = {
+    "DAMAD_QUEUE_COMMON_SHARED": "true",
+    "DAMAD_QUEUE_COMMON_RETRY_DELAY": "10ms",
+    "DAMAD_LEASE": "1s",
+    "DAMAD_GRACE": "500ms",
+    "DAMAD_POLL_INTERVAL": "300ms",
+}
+
+IN_A_TRANSACTION = """
+import asyncio, os
+from damad import context, events
+
+async def main(initial_event):
+    attempt = context.current().attempt
+    if attempt == 1:
+        async with events.transaction() as db:
+            await db.execute("INSERT INTO written VALUES ('open', $1)", attempt)
+            await events.dispatch({"type": ":WRITTEN", "payload": "in the open transaction"})
+            await events.append(context.current_id(), [{"type": ":OPEN"}])
+            await asyncio.sleep(3600 if not os.path.exists(initial_event["payload"]) else 0)
+    async with events.transaction() as db:
+        await db.execute("INSERT INTO written VALUES ('done', $1)", attempt)
+        await events.dispatch({"type": ":WRITTEN", "payload": attempt})
+    return {"attempt": attempt}
+"""
+
+
+HOLDS_ONCE = """
+import time
+from damad import context
+
+def main(initial_event):
+    time.sleep(1000 if context.current().attempt == 1 else 0)
+    return {}
+"""
+
+
+@pytest_asyncio.fixture
+async def hosts(template: str, tmp_path: Path) -> AsyncIterator[tuple[Site, Site]]:
+    """Two state folders, one database, one worker root."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    async with site_of(tmp_path / "one", template, **SHARED) as one:
+        other = Site(tmp_path / "other", {name: db.dsn for name, db in one.databases.items()}, **SHARED)
+        other.environment["DAMAD_WORKER_ROOTS"] = str(one.workers)
+        try:
+            yield one, other
+        finally:
+            await other.close()
+
+
+async def sql(site: Site, statement: str) -> list[tuple[object, ...]]:
+    async with site.store().database.connection() as connection:
+        return [tuple(row) for row in await connection.fetch(statement)]
+
+
+async def test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared(hosts: tuple[Site, Site]) -> None:
+    one, other = hosts
+    daemon = Daemon(other)
+    worker = one.worker("async def main(): return {}")
+    own = await one.queue(worker)
+    shared = await one.queue(worker, queue="common")
+    theirs = await other.queue(worker)
+    await daemon.start()
+    assert [(await one.ended(id_)).state for id_ in (shared, theirs)] == ["done", "done"]
+    assert (await one.state(own)).state == "queued"
+    assert await daemon.stop() == 0
+
+
+async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it_goes_on(
+    hosts: tuple[Site, Site],
+) -> None:
+    one, other = hosts
+    first, second = Daemon(one), Daemon(other)
+    await sql(one, "CREATE TABLE written (what text, attempt int)")
+    await first.start()
+    id_ = await one.queue(one.worker(IN_A_TRANSACTION), "/nowhere", queue="common")
+    await one.event(id_, ":OPEN")
+    stopped = await one.process(id_)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    await second.start()
+    assert (await one.ended(id_)).state == "done"
+    os.kill(stopped.pid, signal.SIGCONT)
+    await gone(stopped)
+
+    assert await one.types(id_) == [
+        ":INITIAL", "CLAIMED", "STARTED", ":OPEN", "ERROR", "RETRY", "CLAIMED", "STARTED", ":WRITTEN", ":FINAL"
+    ]  # fmt: skip
+    (error,) = await one.events(id_, "dama/task:ERROR")
+    assert (error.payload["kind"], error.payload["attempt"]) == ("lost", 1)
+    assert [event.payload for event in await one.events(id_, ":WRITTEN")] == [2]
+    assert await sql(one, "SELECT * FROM written") == [("done", 2)]
+    await one.verified()
+    assert [await daemon.stop() for daemon in (first, second)] == [0, 0]
+
+
+async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(hosts: tuple[Site, Site]) -> None:
+    one, other = hosts
+    first, second = Daemon(one), Daemon(other)
+    await first.start()
+    running, cancelling = [await one.queue(one.worker(HOLDS_ONCE), queue="common") for _ in range(2)]
+    for id_ in (running, cancelling):
+        await one.event(id_, "dama/task:STARTED")
+    for pid in one.processes():
+        os.kill(pid, signal.SIGKILL)  # the whole machine is gone
+    await first.exits()
+    await one.cancel(cancelling)
+    await second.start()
+    assert [(await one.ended(id_)).state for id_ in (running, cancelling)] == ["done", "cancelled"]
+    await one.verified()
+    assert await second.stop() == 0
+
+
+async def test_two_daemons_share_a_queue_and_no_task_runs_twice(hosts: tuple[Site, Site]) -> None:
+    one, other = hosts
+    daemons = [Daemon(one), Daemon(other)]
+    for daemon in daemons:
+        await daemon.start()
+    worker = one.worker("async def main(): return {}")
+    ids = [await one.queue(worker, queue="common") for _ in range(30)]
+    for id_ in ids:
+        await one.ended(id_)
+    ran_on = {(await one.state(id_)).host_id for id_ in ids}
+    assert len(ran_on) == 2
+    for id_ in ids:
+        assert await one.types(id_) == [":INITIAL", "CLAIMED", "STARTED", ":FINAL"]
+    await until(lambda: len(one.processes()) == len(other.processes()) == 1)
+    assert [await daemon.stop() for daemon in daemons] == [0, 0]
