@@ -118,7 +118,10 @@ async def _supervise(
 ) -> None:
     async def revive() -> None:
         if server is not None:
-            await asyncio.to_thread(server.join)
+            try:
+                await asyncio.to_thread(server.join)
+            except Unavailable as error:
+                log.warning("the embedded Postgres does not start yet", reason=str(error))
 
     if not migrated:
         await _migrated(database, settings)

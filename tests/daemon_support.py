@@ -370,14 +370,16 @@ async def daemon_on(site: Site) -> AsyncIterator[Daemon]:
     assert "Traceback" not in daemon.log, daemon.log
 
 
-async def until(holds: Callable[[], bool | Awaitable[bool]], shown: Callable[[], Any] = lambda: None) -> None:
+async def until(
+    holds: Callable[[], bool | Awaitable[bool]], shown: Callable[[], Any] = lambda: None, *, within: float = SOON
+) -> None:
     """Returns once a condition holds that nobody announces."""
     try:
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(within):
             while not (answer if isinstance(answer := holds(), bool) else await answer):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"it did not happen within {SOON} s: {shown()}") from None
+        raise AssertionError(f"it did not happen within {within} s: {shown()}") from None
 
 
 async def gone(process: Process) -> None:

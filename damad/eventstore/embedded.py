@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ _ORDINARY_UID: Final = "1"
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _LONGEST_SOCKET: Final = 100
 """sockaddr_un holds 107 bytes; Postgres keeps a lock file beside the socket."""
+_START_TRIES, _START_PAUSE = 20, 0.25
 _OPTIONS: Final = "-c listen_addresses= -c unix_socket_permissions=0700 -c max_connections=300"
 
 
@@ -77,7 +79,13 @@ class EmbeddedPostgres:
         if sockets.stat().st_uid != os.geteuid() or sockets.stat().st_mode & 0o077:
             raise ConfigError(f"the folder {sockets} is not ours alone; remove it")
         options = f"{_OPTIONS} -c unix_socket_directories='{sockets}'"
-        self._run("pg_ctl", "-D", self.data, "-l", self.folder / "log", "-o", options, "-w", "-t", "60", "start")
+        command = ("pg_ctl", "-D", self.data, "-l", self.folder / "log", "-o", options, "-w", "-t", "60", "start")
+        for _ in range(_START_TRIES - 1):
+            try:
+                return self._run(*command)
+            except Unavailable:  # after a crash the old server's processes hold its memory for a moment
+                time.sleep(_START_PAUSE)
+        return self._run(*command)
 
     def _make(self) -> None:
         new = self.folder / "data.new"
