@@ -20,21 +20,30 @@ EVENT: Final = "DAMAD_EVENT"
 """Channel: an event was appended; the payload is its context's id."""
 TASK: Final = "DAMAD_TASK"
 """Channel: something changed that a scheduler may act upon."""
-_CHANNELS: Final = (EVENT, TASK)
+PING: Final = "DAMAD_PING"
+"""Channel: the listener's own, by which it proves that hints arrive."""
+_CHANNELS: Final = (EVENT, TASK, PING)
 
 PING_INTERVAL: Final = 15.0
 """Seconds between the listener's proofs that its connection still carries."""
+PING_TIMEOUT: Final = 5.0
+DEAF_INTERVAL: Final = 1.0
+"""Seconds between looks at the log while no hint can be heard."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Subscription:
-    """A bell. `wait` returns once it rang since the last `wait`, or after the timeout: then poll."""
+    """A bell. `wait` returns once it rang since the last `wait`, or after the timeout: then poll.
 
-    def __init__(self, channel: str, payload: str | None) -> None:
+    While the listener hears nothing (connecting, or deaf behind a pooler) the timeout is a second at most.
+    """
+
+    def __init__(self, channel: str, payload: str | None, listener: "Listener") -> None:
         self.channel = channel
         self.payload = payload
+        self._listener = listener
         self._rung = asyncio.Event()
 
     def ring(self) -> None:
@@ -43,6 +52,8 @@ class Subscription:
 
     async def wait(self, timeout: float) -> bool:
         """True if it rang within `timeout` seconds."""
+        if not self._listener.hears:
+            timeout = min(timeout, DEAF_INTERVAL)
         try:
             async with asyncio.timeout(timeout):
                 await self._rung.wait()
@@ -53,19 +64,24 @@ class Subscription:
 
 
 class Listener:
-    """One LISTEN connection, shared by all subscribers of a loop; it reconnects by itself."""
+    """One LISTEN connection, shared by all subscribers of a loop; it reconnects by itself.
+
+    hears: True once a hint of its own came back. Behind a pooler that shares connections a LISTEN is accepted and
+    nothing is ever heard: then the listener is deaf, and its subscribers poll.
+    """
 
     def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]]) -> None:
         self._connect = connect
         self._subscriptions: set[Subscription] = set()
         self._task: asyncio.Task[None] | None = None
-        self.connected = False
+        self._answered = asyncio.Event()
+        self.hears = False
 
     @contextmanager
     def subscribe(self, channel: str, etl_context_id: int | None = None) -> Iterator[Subscription]:
         """A bell that rings for the channel, or for one context on it. The first subscriber opens the connection."""
         payload = None if etl_context_id is None else str(etl_context_id)
-        subscription = Subscription(channel, payload)
+        subscription = Subscription(channel, payload, self)
         self._subscriptions.add(subscription)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="damad listener")
@@ -90,26 +106,48 @@ class Listener:
                 pause = _FIRST_PAUSE
             except Unavailable as error:
                 log.debug("the listener lost its connection: %s", error)
-            self.connected = False
+            except Exception:  # a listener that died in silence is the commonest hole of all
+                log.exception("the listener failed; it tries again")
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _listen(self) -> None:
         connection = await self._connect()
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
         try:
             with translated():
                 for channel in _CHANNELS:
                     await connection.add_listener(channel, self._heard)
-                self.connected = True
                 self._ring_all()
-                while not connection.is_closed():
-                    await asyncio.sleep(PING_INTERVAL)
-                    await connection.execute("SELECT 1", timeout=PING_INTERVAL)
+                while not lost.is_set():
+                    await self._prove(connection)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PING_INTERVAL):
+                            await lost.wait()
         finally:
             connection.terminate()
-            self.connected = False
+            self.hears = False
 
-    def _heard(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+    async def _prove(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Sends itself a hint. A connection that does not carry it raises; one that never delivers it is deaf."""
+        self._answered.clear()
+        await connection.execute(f'NOTIFY "{PING}"', timeout=PING_TIMEOUT)
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                await self._answered.wait()
+        except TimeoutError:
+            if self.hears:
+                log.warning("the listener hears nothing any more; polling every %s s", DEAF_INTERVAL)
+            self.hears = False
+        else:
+            self.hears = True
+
+    def _heard(self, connection: Any, pid: int, channel: str, payload: Any) -> None:
+        if channel == PING:
+            if pid == connection.get_server_pid():
+                self._answered.set()
+            return
         for subscription in self._subscriptions:
             if subscription.channel == channel and subscription.payload in (None, payload):
                 subscription.ring()
