@@ -3,6 +3,7 @@ while a worker keeps the main thread busy."""
 
 import asyncio
 import os
+import selectors
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -22,9 +23,18 @@ class _Background:
     """A loop and the thread that runs it."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self._selector = selectors.EpollSelector()
+        self.loop = asyncio.SelectorEventLoop(self._selector)
         self.thread = threading.Thread(target=self.loop.run_forever, name="damad", daemon=True)
         self.thread.start()
+
+    def is_broken(self) -> bool:
+        """True where the thread has ended, or will: it sleeps on a file that was closed, and nothing wakes it."""
+        try:
+            file = os.readlink(f"/proc/self/fd/{self._selector.fileno()}")
+        except OSError:
+            return True
+        return not file.endswith("[eventpoll]") or not self.thread.is_alive()
 
 
 @cache
@@ -43,9 +53,12 @@ def loop() -> asyncio.AbstractEventLoop:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that runs on damad's own loop, in the context of the caller, who waits for it.
 
-    Raises Broken where the loop ended meanwhile.
+    Raises Broken where the loop's files are closed, or its thread ended meanwhile.
     """
     background = _background()
+    if background.is_broken():
+        coroutine.close()
+        raise Broken("the files of damad's own event loop were closed")
     future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, background.loop)
     while True:
         try:
@@ -53,5 +66,5 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         except TimeoutError:
             if future.done():
                 return future.result()
-            if not background.thread.is_alive():
-                raise Broken("damad's own event loop has ended") from None
+            if background.is_broken():
+                raise Broken("the files of damad's own event loop were closed") from None

@@ -72,7 +72,7 @@ async def record(new: Sequence[Event]) -> list[RecordedEvent]:
         Append(
             etl_context_id=context.current_id(),
             fence=ctx.fence,
-            event=event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4()),
+            event=_with_uuid(event),
         )
         for event in new
     ]
@@ -105,16 +105,24 @@ async def append(
     for place, event in enumerate(given):
         where = f"{pointer}/{place}" if len(given) > 1 else pointer
         new.append(_not_reserved(parse(event, pointer=where), where))
-    return await context.current().store.append(
+    done = await context.current().store.append(
         [
             Append(
                 etl_context_id=etl_context_id,
-                event=event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4()),
+                event=_with_uuid(event),
                 expected_version=None if expected_version is None else expected_version + place,
             )
             for place, event in enumerate(new)
         ]
     )
+    # One whose uuid was drawn here can only have been recorded by a first try whose answer was lost.
+    return [
+        Appended(one.event, one.replayed and event.event_uuid is not None) for one, event in zip(done, new, strict=True)
+    ]
+
+
+def _with_uuid(event: Event) -> Event:
+    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())
 
 
 async def create_context(*, parent_context_id: int | None = None, source_id: int | None = None) -> int:
@@ -245,8 +253,7 @@ def open_connection() -> Any:
 
 
 def _from_worker(event: Any) -> Event:
-    new = _not_reserved(parse(event), "")
-    return new if new.event_uuid else msgspec.structs.replace(new, event_uuid=uuid4())
+    return _with_uuid(_not_reserved(parse(event), ""))
 
 
 def _not_reserved(event: Event, pointer: str) -> Event:

@@ -6,6 +6,7 @@ goes through; a place that is not in it is refused when it is hit.
 """
 
 import os
+import random
 import signal
 import time
 from typing import Final
@@ -27,6 +28,9 @@ NAMES: Final = (
     "runner.returned",  # main has returned, nothing is appended
     "runner.concluded",  # the outcome is appended, the process still lives
 )
+
+LOSES: Final = "database.executed"
+"""Armed as `database.executed:0.05`: of the statements that may be repeated, that share is executed and then lost."""
 
 _DELAY: Final = 3.0
 _variable = os.environ.get("DAMAD_FAILPOINT", "")
@@ -50,6 +54,13 @@ def hit(name: str) -> None:
         raise Failpoint(name)
     elif action == "delay":
         time.sleep(_DELAY)
+
+
+def loses(name: str) -> bool:
+    """True for the share of calls that DAMAD_FAILPOINT says, if it names this place."""
+    assert name == LOSES, name
+    armed, _, share = _variable.partition(":")
+    return armed == name and random.random() < float(share)
 
 
 def environment() -> dict[str, str]:

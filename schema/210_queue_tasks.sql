@@ -1,6 +1,7 @@
 -- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
--- (created = false), unless what was asked for differs: then it is refused.
+-- unless what was asked for differs: then it is refused.
+-- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
 CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     parent_context_ids  bigint[],
     source_ids          bigint[],
@@ -38,6 +39,7 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
               format('the idempotency_key was used for another task, context %s', first.etl_context_id),
               jsonb_build_object('idempotency_key', key, 'etl_context_id', first.etl_context_id));
           END IF;
+          created        := first.event_uuid IS NOT DISTINCT FROM event_uuids[i];
           etl_context_id := first.etl_context_id;
         END IF;
         RETURN NEXT;

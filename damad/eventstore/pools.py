@@ -4,6 +4,7 @@ A worker may run code on loops of its own (asyncio.run in a thread); a connectio
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -12,11 +13,17 @@ from weakref import WeakKeyDictionary
 import asyncpg
 import orjson
 
+from damad import failpoints
+from damad.errors import ContextBusy, Unavailable
 from damad.eventstore.listener import Listener
-from damad.eventstore.refusals import translated
+from damad.eventstore.queries import query
+from damad.eventstore.refusals import Contention, translated
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a server that does not answer counts as away."""
+_TRIES: Final = 4
+_PAUSE: Final = 0.05
+"""Seconds before a statement is sent again. A server that is away for longer is the caller's to wait for."""
 
 
 class Database:
@@ -72,6 +79,32 @@ class Database:
             yield connection
         finally:
             await pool.release(connection)
+
+    async def fetch(
+        self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None, repeatable: bool = True
+    ) -> "list[asyncpg.Record]":
+        """The rows of the statement in queries/NAME.sql, on a connection of the pool or inside a transaction (`on`).
+
+        A statement that met another transaction is sent again, and so is a repeatable one whose outcome was lost with
+        its connection. Raises damad's errors: refusals.py.
+        """
+        if on is not None:
+            with translated():
+                return list(await on.fetch(query(name), *arguments))
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                async with self.connection() as connection:
+                    with translated():
+                        rows = list(await connection.fetch(query(name), *arguments))
+                if repeatable and failpoints.loses("database.executed"):
+                    raise Unavailable("the answer was lost, as a test wants it")
+                return rows
+            except Unavailable as error:
+                again = isinstance(error, Contention) or (repeatable and not isinstance(error, ContextBusy))
+                if not (again and tries_left):
+                    raise
+            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.0))
+        raise AssertionError("the loop above returns or raises")
 
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of its own, outside the pool. The caller closes it."""

@@ -5,12 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from damad.eventstore.pools import Database
-from damad.eventstore.queries import query
-from damad.eventstore.refusals import translated
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +46,12 @@ class Schedule:
 
     async def held(self) -> list[HeldTask]:
         """What this host holds."""
-        rows = await self._fetch("held", self._host_id)
+        rows = await self._database.fetch("held", self._host_id)
         return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
 
     async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
         """Tasks of these queues, which are shared, whose lease ran out on another host."""
-        rows = await self._fetch("expired", list(queues), self._host_id)
+        rows = await self._database.fetch("expired", list(queues), self._host_id)
         return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
 
     async def take_over(self, etl_context_id: int, fence: int, *, on: Any) -> None:
@@ -62,36 +59,32 @@ class Schedule:
 
         Raises StaleFence where the lease is not over, or the task went on.
         """
-        await self._fetch("take_over", etl_context_id, fence, on=on)
+        await self._database.fetch("take_over", etl_context_id, fence, on=on)
 
     async def leftovers(self, etl_context_ids: list[int]) -> dict[int, Leftover]:
         """How the tasks named ended, by their ids."""
-        rows = await self._fetch("leftovers", etl_context_ids)
+        rows = await self._database.fetch("leftovers", etl_context_ids)
         found = [Leftover(**{name: row[name] for name in Leftover.__struct_fields__}) for row in rows]
         return {leftover.etl_context_id: leftover for leftover in found}
 
     async def queues_with_work(self) -> list[str]:
         """The queues in which some task waits for nothing but a slot."""
-        return [row["queue"] for row in await self._fetch("queues_with_work")]
+        return [row["queue"] for row in await self._database.fetch("queues_with_work")]
 
     async def next_due(self) -> float | None:
         """Seconds until the next task that waits for its time; None where none does."""
-        rows = await self._fetch("next_due", self._host_id)
+        rows = await self._database.fetch("next_due", self._host_id)
         return None if rows[0]["seconds"] is None else max(0.0, rows[0]["seconds"])
 
     async def claim(self, queue: str, slots: int, *, shared: bool, holder: str, lease: float) -> list[int]:
         """Claims up to `slots` tasks of a queue for this host. Higher priority first, equal ones oldest first."""
-        rows = await self._fetch("claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease))
+        rows = await self._database.fetch(
+            "claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease), repeatable=False
+        )
         return [row["etl_context_id"] for row in rows]
 
     async def claim_one(self, etl_context_id: int, *, holder: str, lease: float, on: Any = None) -> None:
         """Claims one task, whoever else might want it. Raises IllegalTransition where its state does not allow it."""
-        await self._fetch("claim_one", etl_context_id, self._host_id, holder, timedelta(seconds=lease), on=on)
-
-    async def _fetch(self, name: str, *arguments: Any, on: Any = None) -> "list[asyncpg.Record]":
-        if on is not None:
-            with translated():
-                return list(await on.fetch(query(name), *arguments))
-        async with self._database.connection() as connection:
-            with translated():
-                return list(await connection.fetch(query(name), *arguments))
+        await self._database.fetch(
+            "claim_one", etl_context_id, self._host_id, holder, timedelta(seconds=lease), on=on, repeatable=False
+        )

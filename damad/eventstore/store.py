@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,12 +12,7 @@ import orjson
 
 from damad.errors import NotFound
 from damad.eventstore.pools import Database
-from damad.eventstore.queries import query
-from damad.eventstore.refusals import Contention, translated
 from damad.model.event import Event, RecordedEvent
-
-_TRIES: Final = 5
-"""How often a statement is sent that met another transaction. Each met one that went through, so few will do."""
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +40,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """The context of a task. `created` is False where its event_uuid or idempotency_key was seen before."""
+    """The context of a task. `created` is False where another request with its idempotency_key made it."""
 
     etl_context_id: int
     created: bool
@@ -115,7 +110,7 @@ class EventStore:
         event_uuid, is safe.
         """
         events = [append.event for append in appends]
-        rows = await self._fetch(
+        rows = await self.database.fetch(
             "append",
             [append.etl_context_id for append in appends],
             *_columns(events),
@@ -124,25 +119,27 @@ class EventStore:
             [append.fence for append in appends],
             [append.expected_version for append in appends],
             on=on,
+            repeatable=_has_uuids(events),
         )
         return [Appended(_event(row), row["replayed"]) for row in rows]
 
     async def queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
         initials = [task.initial for task in tasks]
-        rows = await self._fetch(
+        rows = await self.database.fetch(
             "queue",
             [task.parent_context_id for task in tasks],
             [task.source_id for task in tasks],
             *_columns(initials),
             [event.event_uuid for event in initials],
             on=on,
+            repeatable=_has_uuids(initials),
         )
         return [Queued(row["etl_context_id"], row["created"]) for row in rows]
 
     async def create_context(self, *, parent_context_id: int | None = None, source_id: int | None = None) -> int:
         """A new context without events. Raises InvalidInput for an unknown parent or source."""
-        rows = await self._fetch("create_context", parent_context_id, source_id)
+        rows = await self.database.fetch("create_context", parent_context_id, source_id, repeatable=False)
         return int(rows[0]["etl_context_id"])
 
     async def read(
@@ -154,7 +151,7 @@ class EventStore:
         limit: int | None = None,
     ) -> list[RecordedEvent]:
         """The events of a context after a version, in order."""
-        rows = await self._fetch("read", etl_context_id, after_version, types, limit)
+        rows = await self.database.fetch("read", etl_context_id, after_version, types, limit)
         return [_event(row) for row in rows]
 
     async def read_tree(
@@ -166,7 +163,7 @@ class EventStore:
         limit: int | None = None,
     ) -> list[RecordedEvent]:
         """The events of a context, its ancestors and its descendants after an event, in order of their ids."""
-        rows = await self._fetch("read_tree", etl_context_id, after_event_id, types, limit)
+        rows = await self.database.fetch("read_tree", etl_context_id, after_event_id, types, limit)
         return [_event(row) for row in rows]
 
     async def read_line_since(
@@ -178,12 +175,14 @@ class EventStore:
         limit: int | None = None,
     ) -> list[RecordedEvent]:
         """The events of a context, its ancestors and its descendants, each after the version that was seen of it."""
-        rows = await self._fetch("read_line_since", etl_context_id, list(seen), list(seen.values()), types, limit)
+        rows = await self.database.fetch(
+            "read_line_since", etl_context_id, list(seen), list(seen.values()), types, limit
+        )
         return [_event(row) for row in rows]
 
     async def read_all(self, *, after_event_id: int = 0, limit: int | None = None) -> list[RecordedEvent]:
         """The events of all contexts after an event, in order of their ids."""
-        return [_event(row) for row in await self._fetch("read_all", after_event_id, limit)]
+        return [_event(row) for row in await self.database.fetch("read_all", after_event_id, limit)]
 
     async def end_event(self, etl_context_id: int) -> RecordedEvent | None:
         """The :FINAL, FAILED or CANCELLED event that a context ended with, or None while it is open."""
@@ -192,23 +191,23 @@ class EventStore:
 
     async def end_events(self, etl_context_ids: Sequence[int]) -> list[RecordedEvent]:
         """The events that the contexts named ended with, of those that ended."""
-        return [_event(row) for row in await self._fetch("end_events", list(etl_context_ids))]
+        return [_event(row) for row in await self.database.fetch("end_events", list(etl_context_ids))]
 
     async def named_event(self, etl_context_id: int, type_: str, name: str) -> RecordedEvent | None:
         """The first event of a type whose payload carries this name, or None."""
-        rows = await self._fetch("named_event", etl_context_id, type_, name)
+        rows = await self.database.fetch("named_event", etl_context_id, type_, name)
         return _event(rows[0]) if rows else None
 
     async def state(self, etl_context_id: int) -> State:
         """The state of a context, a TaskState if it is a task. Raises NotFound."""
-        rows = await self._fetch("state", etl_context_id)
+        rows = await self.database.fetch("state", etl_context_id)
         if not rows:
             raise NotFound(f"there is no context {etl_context_id}", etl_context_id=etl_context_id)
         return _state(rows[0])
 
     async def tree(self, etl_context_id: int) -> list[State]:
         """The states of ancestors, self and descendants, ancestors first."""
-        return [_state(row) for row in await self._fetch("tree", etl_context_id)]
+        return [_state(row) for row in await self.database.fetch("tree", etl_context_id)]
 
     async def tasks(
         self,
@@ -220,12 +219,12 @@ class EventStore:
         limit: int = 100,
     ) -> list[State]:
         """A page of tasks, newest first, with ids below `before`."""
-        rows = await self._fetch("tasks", states, queue, parent_context_id, before, limit)
+        rows = await self.database.fetch("tasks", states, queue, parent_context_id, before, limit)
         return [_state(row) for row in rows]
 
     async def assignment(self, etl_context_id: int) -> Assignment:
         """What a runner needs to know of a task. Raises NotFound where the context is no task."""
-        rows = await self._fetch("assignment", etl_context_id)
+        rows = await self.database.fetch("assignment", etl_context_id)
         if not rows:
             raise NotFound(f"there is no task {etl_context_id}", etl_context_id=etl_context_id)
         row = rows[0]
@@ -234,7 +233,7 @@ class EventStore:
 
     async def ping(self) -> None:
         """Raises Unavailable unless Postgres answers."""
-        await self._fetch("ping")
+        await self.database.fetch("ping")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
@@ -242,21 +241,10 @@ class EventStore:
         async with self.database.connection() as connection, connection.transaction():
             yield connection
 
-    async def _fetch(
-        self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None
-    ) -> "list[asyncpg.Record]":
-        if on is not None:
-            with translated():
-                return list(await on.fetch(query(name), *arguments))
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                async with self.database.connection() as connection:
-                    with translated():
-                        return list(await connection.fetch(query(name), *arguments))
-            except Contention:
-                if not tries_left:
-                    raise
-        raise AssertionError("the loop above returns or raises")
+
+def _has_uuids(events: Sequence[Event]) -> bool:
+    """True where the same again is seen to be the same."""
+    return all(event.event_uuid is not None for event in events)
 
 
 def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:

@@ -26,6 +26,8 @@ from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.load import is_async, load, takes_event
 
 _CONNECTIONS = 4
+_OUR_FILES = 64
+"""More than damad has open when main begins: their numbers are below."""
 
 
 class Terminated(SystemExit):
@@ -93,6 +95,7 @@ def _conclude(attempt: Attempt, result: Event | Failure) -> int:
     try:
         code = background.run(attempt.conclude(result))
     except background.Broken:
+        _occupy_closed_files()
         code = asyncio.run(attempt.conclude(result))
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # the worker's own; its threads that never end are not waited for
@@ -107,6 +110,12 @@ def _finish_log(result: Event | Failure) -> None:
         if isinstance(result, Failure):
             print(result.traceback or result.message, file=sys.stderr)
         sys.stderr.flush()
+
+
+def _occupy_closed_files() -> None:
+    """No new file gets the number of one that was closed under somebody who still reads, writes or closes it."""
+    while os.open(os.devnull, os.O_RDWR) < _OUR_FILES:
+        pass
 
 
 def _terminate(_number: int, _frame: object) -> None:
