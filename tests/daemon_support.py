@@ -5,7 +5,6 @@ for a site inherits a mark in its environment, by which every last process is fo
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from conftest import TEMPLATE, in_database, sql
+from worker_support import GATE_MODULE, HOLD, Gate, Outcome
 
 from damad import config, context, events, logs, processes, statefolder, tasks
 from damad.context import EtlContext, Host
@@ -39,25 +39,6 @@ PG_ENV = "local"
 _MARK = "TEST_SITE"
 _numbers = count(1)
 
-GATE_MODULE = """
-import fcntl
-
-def wait(path):
-    with open(path) as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-"""
-
-HOLD = """
-import gate
-from damad import events
-
-def main(initial_event):
-    events.dispatch_sync({"type": ":HERE"})
-    gate.wait(initial_event["payload"]["gate"])
-    return {"held": True}
-"""
-"""A worker that says :HERE and then waits for a gate."""
-
 
 class Done(NamedTuple):
     """A command that has ended."""
@@ -71,18 +52,6 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
 
-class Gate:
-    """Holds workers back until it is opened: they wait for a lock on its file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def open(self) -> None:
-        self._file.close()
-
-
 class Site:
     """A state folder, a worker root and databases, and what a test asks of them."""
 
@@ -90,6 +59,7 @@ class Site:
         self.folder, self.state_dir, self.workers = folder, folder / "state", folder / "workers"
         self.workers.mkdir(mode=0o755)
         (self.workers / "gate.py").write_text(GATE_MODULE)
+        (self.workers / "hold.py").write_text(HOLD)
         self.databases = {name: Database(name, dsn) for name, dsn in dsns.items()}
         self._mark = uuid4().hex
         self.environment = {
@@ -184,11 +154,17 @@ class Site:
         """The state of a task, once it has ended."""
         return await self.reaches(id_, *ENDED, pg_env=pg_env)
 
-    async def run(self, source: str, payload: Any = None, **settings: Any) -> "Outcome":
+    async def run(self, source: str, payload: Any = None, **settings: Any) -> Outcome:
         """Queues a task for a worker that is this text, and returns what became of it."""
         id_ = await self.queue(self.worker(source), payload, **settings)
         state = await self.ended(id_)
         return Outcome(id_, state.state, state, await self.events(id_))
+
+    async def hold(self, gate: Gate, **settings: Any) -> int:
+        """A task that runs, and waits for the gate."""
+        id_ = await self.queue("hold.py", {"gate": str(gate.path)}, **settings)
+        await self.event(id_, ":HERE")
+        return id_
 
     async def process(self, id_: int, attempt: int = 1) -> Process:
         """The process that an attempt runs in, once it has started."""
@@ -260,33 +236,6 @@ class Site:
         await self.quiet()
         if (self.state_dir / "postgres").exists():
             await asyncio.to_thread(_stop, EmbeddedPostgres(self.state_dir))
-
-
-class Outcome(NamedTuple):
-    """What became of a task."""
-
-    id: int
-    state: str
-    task: Any
-    events: list[RecordedEvent]
-
-    @property
-    def final(self) -> RecordedEvent:
-        """Its only :FINAL."""
-        (event,) = [event for event in self.events if event.type.endswith(":FINAL")]
-        assert (self.state, event) == ("done", self.events[-1]), self.events
-        return event
-
-    @property
-    def result(self) -> Any:
-        return self.final.payload
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The payload of the ERROR that its last attempt ended with, and FAILED followed."""
-        assert self.state == "failed" and self.events[-1].type == "dama/task:FAILED", self.events
-        assert not [event for event in self.events if event.type.endswith(":FINAL")]
-        return self.events[-2].payload
 
 
 class Daemon:

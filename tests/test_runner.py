@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Outcome, Site, daemon_on, site_of
+from daemon_support import Daemon, Site, daemon_on, site_of
+from worker_support import Outcome
 
 MAX_BODY = 100_000
 FORMS = pytest.mark.parametrize("form", ["def", "async def"])

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import HOLD, Daemon, Site, daemon_on, gone, site_of
+from daemon_support import Daemon, Site, daemon_on, gone, site_of
 
 from damad import processes
 from damad.processes import Process
 
 FORMS = pytest.mark.parametrize("form", ["def", "async def"])
 SECRET = "s3cret-in-the-dsn"
-LOG_LIMIT = 200_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -22,7 +21,6 @@ async def daemon(template: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
     folder = tmp_path_factory.mktemp("process")
     settings = {
         "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0",
-        "DAMAD_LOG_LIMIT": str(LOG_LIMIT),
         "DAMAD_GRACE": "500ms",
         "DAMAD_LEASE": "1s",  # it is renewed as often as a busy worker can stand
         "DAMAD_UNKNOWN": "ignored",
@@ -106,8 +104,7 @@ async def test_no_secret_stands_where_others_can_read_it(site: Site) -> None:
 
 async def test_the_dsn_is_in_no_file_of_the_state_folder(site: Site) -> None:
     with site.gate() as gate:
-        id_ = await site.queue(site.worker(HOLD), {"gate": str(gate.path)})
-        await site.event(id_, ":HERE")
+        id_ = await site.hold(gate)
         for path in site.state_dir.rglob("*"):
             if path.is_file() and SECRET in path.read_text(errors="replace"):
                 assert path.stat().st_mode & 0o077 == 0, path
@@ -186,63 +183,6 @@ async def test_the_process_leads_a_session_of_its_own_and_default_signals(site: 
     assert await result(site, source) == {"leads": True, "ignored": [], "blocked": 0}
 
 
-# --- the log of an attempt ---
-
-
-async def test_stdout_and_stderr_go_to_one_file_an_attempt_in_the_order_they_came(site: Site) -> None:
-    source = """
-        import os, subprocess, sys
-
-        def main():
-            attempt = os.environ["DAMAD_ATTEMPT"]
-            print("one of", attempt, flush=True)
-            print("two of", attempt, file=sys.stderr, flush=True)
-            subprocess.run(["echo", "three of", attempt])
-            os.write(2, b"four\\n")
-            print("five")
-            if attempt == "1":
-                raise ValueError("said in the log too")
-            return {}
-    """
-    outcome = await site.run(source, retry_limit=1, retry_delay="10ms")
-    first, second = await site.log(outcome.id, 1), await site.log(outcome.id, 2)
-    assert second.splitlines() == ["one of 2", "two of 2", "three of 2", "four", "five"]
-    assert first.startswith("one of 1\ntwo of 1\nthree of 1\nfour\n")
-    assert "said in the log too" in first
-    assert await site.log(outcome.id) == second
-
-
-async def test_the_contexts_logger_writes_there(site: Site) -> None:
-    source = "from damad import context\n\ndef main():\n    context.current().logger.info('heard')\n    return {}\n"
-    assert "heard" in await site.log((await site.run(source)).id)
-
-
-@pytest.mark.parametrize("megabytes", [1, 300])
-async def test_a_log_over_its_limit_keeps_head_and_tail_with_a_mark_between(site: Site, megabytes: int) -> None:
-    source = """
-        import os
-
-        def main(event):
-            print("the first line", flush=True)
-            for _ in range(event["payload"]):
-                os.write(1, (b"x" * 99 + b"\\n") * 10_000)
-            print("the last line", flush=True)
-            return {}
-    """
-    outcome = await site.run(source, megabytes)
-    assert outcome.state == "done"
-    await site.quiet(*_daemons(site))
-    log = await site.log(outcome.id)
-    assert len(log) <= LOG_LIMIT
-    assert log.startswith("the first line\n")
-    assert log.endswith("the last line\n")
-    assert log.count("[damad: ") == 1 or "dropped" in log
-
-
-def _daemons(site: Site) -> list[int]:
-    return [pid for pid, line in site.processes().items() if " serve " in line]
-
-
 # --- what a worker does to itself ---
 
 
@@ -286,7 +226,7 @@ async def test_a_child_that_a_worker_forked_may_dispatch_events_too(site: Site) 
     assert [event.type for event in outcome.events][3:] == [":CHILD", ":FINAL"]
 
 
-async def test_grandchildren_are_ended_also_in_sessions_of_their_own(site: Site) -> None:
+async def test_grandchildren_are_ended_also_in_sessions_of_their_own(daemon: Daemon, site: Site) -> None:
     source = """
         import subprocess
 
@@ -298,11 +238,11 @@ async def test_grandchildren_are_ended_also_in_sessions_of_their_own(site: Site)
     """
     outcome = await site.run(source)
     assert outcome.state == "done"
-    await site.quiet(*_daemons(site))
+    await daemon.quiet()
     assert [process(pid) for pid in outcome.result["pids"]] == [None] * 3
 
 
-async def test_a_thread_that_never_ends_does_not_hold_the_process(site: Site) -> None:
+async def test_a_thread_that_never_ends_does_not_hold_the_process(daemon: Daemon, site: Site) -> None:
     source = """
         import threading
 
@@ -312,16 +252,16 @@ async def test_a_thread_that_never_ends_does_not_hold_the_process(site: Site) ->
     """
     outcome = await site.run(source)
     assert outcome.result == {"n": 1}
-    await site.quiet(*_daemons(site))
+    await daemon.quiet()
 
 
-async def test_a_workers_own_exit_functions_run(site: Site) -> None:
+async def test_a_workers_own_exit_functions_run(daemon: Daemon, site: Site) -> None:
     outcome = await site.run("import atexit\n\ndef main():\n    atexit.register(print, 'goodbye')\n    return {}\n")
-    await site.quiet(*_daemons(site))
+    await daemon.quiet()
     assert await site.log(outcome.id) == "goodbye\n"
 
 
-async def test_after_its_own_final_a_worker_has_the_grace_and_is_ended_then(site: Site) -> None:
+async def test_after_its_own_final_a_worker_has_the_grace_and_is_ended_then(daemon: Daemon, site: Site) -> None:
     source = """
         import signal
         from damad import events
@@ -334,7 +274,7 @@ async def test_after_its_own_final_a_worker_has_the_grace_and_is_ended_then(site
     """
     outcome = await site.run(source)
     assert outcome.state == "done"
-    await site.quiet(*_daemons(site))
+    await daemon.quiet()
 
 
 # --- signals from outside ---
@@ -374,8 +314,7 @@ async def test_sigterm_runs_finally_blocks_and_is_signal_15(
 
 async def test_sigkill_from_outside_is_signal_9(site: Site) -> None:
     with site.gate() as gate:
-        id_ = await site.queue(site.worker(HOLD), {"gate": str(gate.path)})
-        await site.event(id_, ":HERE")
+        id_ = await site.hold(gate)
         processes.send(await site.process(id_), signal.SIGKILL)
         error = (await site.ended(id_)).error
     assert (error["kind"], error["signal"]) == ("signal", 9)
@@ -383,8 +322,7 @@ async def test_sigkill_from_outside_is_signal_9(site: Site) -> None:
 
 async def test_where_the_parent_is_killed_too_the_kind_is_lost(site: Site) -> None:
     with site.gate() as gate:
-        id_ = await site.queue(site.worker(HOLD), {"gate": str(gate.path)})
-        await site.event(id_, ":HERE")
+        id_ = await site.hold(gate)
         worker = await site.process(id_)
         os.kill(_parent(worker.pid), signal.SIGKILL)
         processes.send(worker, signal.SIGKILL)
@@ -394,8 +332,7 @@ async def test_where_the_parent_is_killed_too_the_kind_is_lost(site: Site) -> No
 
 async def test_a_worker_whose_parent_was_killed_goes_on_to_its_end(site: Site) -> None:
     with site.gate() as gate:
-        id_ = await site.queue(site.worker(HOLD), {"gate": str(gate.path)})
-        await site.event(id_, ":HERE")
+        id_ = await site.hold(gate)
         worker = await site.process(id_)
         parent = process(_parent(worker.pid))
         assert parent is not None

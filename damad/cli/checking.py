@@ -1,4 +1,4 @@
-"""verify: whether what damad shows is what its events say."""
+"""verify and rebuild: whether what damad shows is what its events say, and making it so."""
 
 from damad.cli.options import Json, Where
 
@@ -23,3 +23,25 @@ async def _verify(json: bool, where: Where) -> int:
         if report.mismatches:
             render.mismatches(report.mismatches)
     return 1 if report.mismatches else 0
+
+
+def rebuild(*, json: Json = False, where: Where | None = None) -> int:
+    """Make every projection what its events say, while others go on. Exit code 1 if events break the rules."""
+    from damad.cli import session
+
+    return session.go(_rebuild(json, where or Where()))
+
+
+async def _rebuild(json: bool, where: Where) -> int:
+    from damad.cli import render, session
+    from damad.eventstore.rebuild import rebuild as mend_all
+
+    async with session.opened(where) as ambient:
+        rebuilt = await mend_all(ambient.store.database)
+    if json:
+        render.as_json(rebuilt)
+    else:
+        print(f"{rebuilt.contexts} contexts, {rebuilt.events} events, {rebuilt.mended} mended")
+        if rebuilt.broken:
+            render.mismatches(rebuilt.broken)
+    return 1 if rebuilt.broken else 0

@@ -59,10 +59,15 @@ async def _slices(
     last = 0
     while rows := await connection.fetch(query("projections"), last, _SLICE):
         first, last = last, rows[-1]["etl_context_id"]
-        logged: dict[int, list[LoggedEvent]] = {}
-        for event in await connection.fetch(query("logged_events"), first, last):
-            logged.setdefault(event["etl_context_id"], []).append(_logged(event))
-        yield rows, logged
+        yield rows, await logged_events(connection, first, last)
+
+
+async def logged_events(connection: "asyncpg.Connection[Any]", first: int, last: int) -> dict[int, list[LoggedEvent]]:
+    """The events of the contexts after `first` up to `last`, by context, each in order."""
+    logged: dict[int, list[LoggedEvent]] = {}
+    for event in await connection.fetch(query("logged_events"), first, last):
+        logged.setdefault(event["etl_context_id"], []).append(_logged(event))
+    return logged
 
 
 def _logged(row: "asyncpg.Record") -> LoggedEvent:

@@ -114,8 +114,9 @@ def _finish_log(result: Event | Failure) -> None:
 
 def _occupy_closed_files() -> None:
     """No new file gets the number of one that was closed under somebody who still reads, writes or closes it."""
-    while os.open(os.devnull, os.O_RDWR) < _OUR_FILES:
-        pass
+    with contextlib.suppress(OSError):  # as many as there may be
+        while os.open(os.devnull, os.O_RDWR) < _OUR_FILES:
+            pass
 
 
 def _terminate(_number: int, _frame: object) -> None:

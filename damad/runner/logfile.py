@@ -40,7 +40,7 @@ def cut(log: Path, limit: int) -> bool:
     fd = os.open(log, os.O_RDWR | os.O_APPEND)
     try:
         end = os.pread(fd, tail, size - tail)
-        mark = f"\n[damad: {size - head - tail} bytes were dropped here, for the log grew over {limit}]\n"
+        mark = f"\n[damad: the middle was dropped here, for the log grew over {limit} bytes]\n"
         os.ftruncate(fd, head)
         os.write(fd, mark.encode() + end)
     finally:

@@ -1,0 +1,11 @@
+-- A slice of the projections, locked as an append locks them. $1: after this id · $2: at most
+SELECT c.etl_context_id, c.etl_status, c.initial_event_id, c.latest_event_id, c.version,
+       t.worker, t.queue, t.priority, t.settings, t.idempotency_key, t.state, t.initial_event_id AS task_initial_event_id,
+       t.run_at, t.home_host_id, t.host_id, t.fence, t.attempt, t.pid, t.errors, t.crashes, t.resumed,
+       t.started_at, t.finished_at, t.progress, t.error
+  FROM data_manager.etl_contexts c
+    LEFT JOIN data_manager.dama_tasks t USING (etl_context_id)
+  WHERE c.etl_context_id > $1
+  ORDER BY c.etl_context_id
+  LIMIT $2
+  FOR NO KEY UPDATE OF c
