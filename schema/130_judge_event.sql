@@ -71,7 +71,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
       ELSIF task.etl_context_id IS NOT NULL AND this_kind NOT IN ('EVENT', 'EVENT_ERROR', 'STEP', 'SUBTASK') THEN
         evolved := data_manager.evolve_task(task, NEW, this_kind, after);
         PERFORM data_manager.store_task(evolved);
-        IF before IN ('claimed', 'running', 'cancelling') AND after NOT IN ('claimed', 'running', 'cancelling', 'erred') THEN
+        IF before IN ('claimed', 'running', 'cancelling', 'erred') AND after NOT IN ('claimed', 'running', 'cancelling', 'erred') THEN
           DELETE FROM data_manager.leases WHERE etl_context_id = NEW.etl_context_id;
         END IF;
       END IF;

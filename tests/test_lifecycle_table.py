@@ -129,6 +129,18 @@ async def test_the_database_holds_the_same_table(database: Database) -> None:
     assert {(row["state"], row["kind"]): row["next_state"] for row in rows} == TRANSITIONS
 
 
+async def test_a_lease_ends_with_its_run(store: EventStore) -> None:
+    for end in ("RELEASED", "FINAL", "WAITING", "ERROR RETRY", "ERROR FAILED", "CANCEL_REQUESTED CANCELLED"):
+        walker = await walked(store, ["TASK_INITIAL"])
+        async with store.database.connection() as connection:
+            claim = "SELECT data_manager.claim_task($1, gen_random_uuid(), 'x', interval '1 min')"
+            await connection.execute(claim, walker.id)
+            await walker.take("STARTED")
+            assert await connection.fetchval("SELECT count(*) FROM data_manager.leases") == 1
+            await walker.take(*end.split())
+            assert await connection.fetchval("SELECT count(*) FROM data_manager.leases") == 0, end
+
+
 async def test_a_claim_raises_the_fence_or_is_refused(store: EventStore) -> None:
     walker = await walked(store, [*WAYS["claimed"], "RELEASED"])
     walker.fence = 0

@@ -1,4 +1,4 @@
-"""verify and rebuild: whether what damad shows is what its events say, and making it so."""
+"""verify, rebuild, doctor: whether what damad shows is what its events say, making it so, what is wrong around it."""
 
 from damad.cli.options import Json, Where
 
@@ -45,3 +45,24 @@ async def _rebuild(json: bool, where: Where) -> int:
         if rebuilt.broken:
             render.mismatches(rebuilt.broken)
     return 1 if rebuilt.broken else 0
+
+
+def doctor(*, json: Json = False, where: Where | None = None) -> int:
+    """Look at server, schema, clock, listener, leases, runs and worker roots. Exit code 1 if something is not well."""
+    from damad.cli import session
+
+    return session.go(_doctor(json, where or Where()))
+
+
+async def _doctor(json: bool, where: Where) -> int:
+    from damad.cli import render, session
+    from damad.scheduler.doctor import examine
+
+    settings = session.configuration(where)
+    async with session.opened(where, settings, schema=False) as ambient:
+        findings = await examine(ambient, settings)
+    if json:
+        render.as_json(findings)
+    else:
+        render.findings(findings)
+    return 0 if all(finding.well for finding in findings) else 1

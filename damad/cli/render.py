@@ -92,6 +92,15 @@ def mismatches(found: Sequence[Any]) -> None:
     _print(table)
 
 
+def findings(found: Sequence[Any]) -> None:
+    """A table of what `doctor` found."""
+    table = _table("", "what", "found", "what to do")
+    for finding in found:
+        mark = Text("well", style="green") if finding.well else Text("not well", style="red")
+        table.add_row(mark, finding.what, finding.detail, finding.advice or "")
+    _print(table)
+
+
 def _cells(event: RecordedEvent) -> tuple[str, str, Text, Text]:
     style = "red" if event.error or event.type.endswith((":ERROR", ":FAILED")) else ""
     style = "green" if event.type.endswith(":FINAL") else style

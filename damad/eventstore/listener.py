@@ -77,6 +77,13 @@ class Listener:
         self._answered = asyncio.Event()
         self.hears = False
 
+    async def proves(self, timeout: float) -> bool:
+        """True once a hint of its own came back, False after `timeout` seconds. Somebody must have subscribed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._answered.wait()
+        return self.hears
+
     @contextmanager
     def subscribe(self, channel: str, etl_context_id: int | None = None) -> Iterator[Subscription]:
         """A bell that rings for the channel, or for one context on it. The first subscriber opens the connection."""

@@ -55,6 +55,21 @@ async def migrate(database: Database) -> Migration:
     raise AssertionError("the loop above returns or raises")
 
 
+async def drift(database: Database) -> str | None:
+    """How the schema differs from what this damad makes, in a few words; None where it does not."""
+    connection = await database.connect()
+    try:
+        with translated():
+            before, checksum = await _applied(connection)
+    finally:
+        connection.terminate()
+    if before is None:
+        return "there is none"
+    if (before, checksum) == (VERSION, _checksum()):
+        return None
+    return f"version {before}, made by another damad than this one (version {VERSION})"
+
+
 async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migration:
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")

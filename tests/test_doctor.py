@@ -1,0 +1,64 @@
+"""`damad doctor` sees what is wrong, says what to do, and changes nothing."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from damad import context, processes
+from damad.config import Config
+from damad.eventstore.pools import Database
+from damad.runner import records
+from damad.scheduler.doctor import Finding, examine
+
+Here = Callable[..., AbstractContextManager[Any]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, workers: Path) -> Config:
+    return Config(state_dir=tmp_path / "state", worker_roots=(workers,))
+
+
+async def found(here: Here, settings: Config) -> dict[str, Finding]:
+    with here() as ambient:
+        return {finding.what: finding for finding in await examine(ambient, settings)}
+
+
+async def test_where_all_is_well_it_says_so(here: Here, settings: Config) -> None:
+    findings = await found(here, settings)
+    assert list(findings) == ["server", "schema", "clock", "listener", "leases", "runs", "worker roots"]
+    assert all(finding.well and finding.advice is None for finding in findings.values()), findings
+
+
+async def test_a_schema_that_was_changed_is_named(here: Here, settings: Config, database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("UPDATE data_manager.damad_schema SET checksum = 'other'")
+    schema = (await found(here, settings))["schema"]
+    assert not schema.well and schema.advice == "run `damad migrate`"
+
+
+async def test_a_worker_that_others_can_write_is_named(here: Here, settings: Config, workers: Path) -> None:
+    (workers / "ok.py").chmod(0o646)
+    roots = (await found(here, settings))["worker roots"]
+    assert not roots.well and str(workers / "ok.py") in roots.detail and str(roots.advice).startswith("chmod o-w")
+
+
+async def test_a_process_whose_task_went_on_is_named(here: Here, settings: Config) -> None:
+    run = records.folder(settings.state_dir, "local", 4711, 1)
+    run.mkdir(parents=True)
+    me = processes.myself()
+    records.write_processes(run, records.Processes(me, me))
+    runs = (await found(here, settings))["runs"]
+    assert not runs.well and str(me.pid) in runs.detail
+
+
+async def test_a_postgres_that_is_away_is_a_finding_and_no_traceback(here: Here, settings: Config) -> None:
+    with here() as ambient:
+        away = msgspec.structs.replace(ambient, database=Database("local", "postgresql://nobody@127.0.0.1:1/none"))
+    with context.run_in(away):
+        findings = {finding.what: finding for finding in await examine(away, settings)}
+    assert not findings["server"].well and "Postgres is away" in findings["server"].detail
+    assert findings["worker roots"].well
