@@ -12,6 +12,7 @@ DamadError
 │   ├── VersionConflict                 the context is not at the expected version
 │   ├── EventUuidConflict               the uuid belongs to another event
 │   └── IdempotencyConflict             the key belongs to another task
+├── CursorGone            410, exit 2   a cursor of another cluster: begin again
 ├── Unavailable           503, exit 1   Postgres is away
 │   └── ContextBusy                     somebody holds the context's row
 ├── NoContext             exit 2        nothing ambient here: outside main and of context.run_in
@@ -119,6 +120,15 @@ class IdempotencyConflict(Conflict):
     """The idempotency_key belongs to a task that was asked for differently."""
 
     problem = "idempotency-conflict"
+
+
+class CursorGone(DamadError):
+    """A cursor of another cluster or of another past: nothing says any more what it has shown. Begin again."""
+
+    status = 410
+    exit_code = 2
+    problem = "cursor-gone"
+    title = "The cursor is gone"
 
 
 class Unavailable(DamadError):

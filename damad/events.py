@@ -17,6 +17,7 @@ import msgspec
 from damad import background, context
 from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
+from damad.eventstore.feed import Feed
 from damad.eventstore.store import Append, Appended
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, parse
 
@@ -26,7 +27,6 @@ POLL_INTERVAL: Final = 5.0
 """Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAGE: Final = 1000
-_LATE: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -204,24 +204,19 @@ async def follow_tree(
 
 
 async def everything(*, live: bool = False) -> AsyncIterator[RecordedEvent]:
-    """The events of all contexts in the order of their ids; `live`: and then each new one.
-
-    An event's id is drawn before its transaction commits, so a late one is looked for among the last _LATE ids.
-    """
-    store = context.current().store
-    last, seen = 0, set[int]()
-    with store.database.listener().subscribe(listener.EVENT) as bell:
-        while True:
-            page = await store.read_all(after_event_id=max(0, last - _LATE), limit=_PAGE + _LATE)
-            for event in page:
-                if event.event_id not in seen:
-                    yield event
-            last = page[-1].event_id if page else last
-            seen = {event.event_id for event in page if event.event_id > last - _LATE}
-            if len(page) < _PAGE:
-                if not live:
-                    return
-                await bell.wait(POLL_INTERVAL)
+    """The events of all contexts, each once; `live`: and then each new one, however their writers overlap."""
+    feed = Feed(context.current().store.database)
+    if live:
+        async for event, _ in feed.follow():
+            yield event
+        return
+    page = await feed.page()
+    while True:
+        for event in page.events:
+            yield event
+        if not page.full:
+            return
+        page = await feed.page(page.cursor)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 -- The log, and the only truth. Rows are inserted and never changed.
 -- fence: the claim under which the event was written; NULL for what comes from outside a run.
+-- txid: of the transaction that wrote it, by which the feed over all contexts knows what it has shown.
 -- event_id has no default: the judge draws it from the sequence once it holds the context's lock.
 CREATE SEQUENCE IF NOT EXISTS data_manager.event_store_event_id_seq;
 
@@ -13,11 +14,14 @@ CREATE TABLE IF NOT EXISTS data_manager.event_store (
   meta                jsonb,
   error               boolean,
   fence               bigint,
+  txid                xid8 NOT NULL,
   _created_timestamp  timestamptz NOT NULL
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS event_store_version_key
   ON data_manager.event_store (etl_context_id, version);
+CREATE INDEX IF NOT EXISTS event_store_txid_idx
+  ON data_manager.event_store (txid);
 CREATE UNIQUE INDEX IF NOT EXISTS event_store_uuid_key
   ON data_manager.event_store (event_uuid);
 CREATE UNIQUE INDEX IF NOT EXISTS event_store_one_initial_key

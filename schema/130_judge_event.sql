@@ -32,6 +32,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
           jsonb_build_object('event_uuid', NEW.event_uuid));
       END IF;
       NEW.version            := ctx.version + 1;
+      NEW.txid               := pg_current_xact_id();
       NEW._created_timestamp := greatest(clock_timestamp(), ctx._modified_timestamp);
 
       SELECT * INTO task FROM data_manager.dama_tasks WHERE etl_context_id = NEW.etl_context_id;

@@ -16,6 +16,7 @@ import msgspec
 
 from damad.errors import DamadError, Unavailable
 from damad.eventstore.pools import Database
+from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
 
 VERSION: Final = 1
@@ -81,6 +82,7 @@ async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migrat
                 f"pg_env {pg_env!r} has schema {before}; this damad knows up to {VERSION}: install a newer one"
             )
         if (before, checksum) == (VERSION, _checksum()):
+            await connection.execute(query("begin_epoch"))
             return Migration(pg_env, before, VERSION, False)
         for upgrade in _upgrades(before):
             await connection.execute(upgrade.read_text(encoding="utf-8"))
@@ -89,6 +91,7 @@ async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migrat
         await connection.execute(
             "INSERT INTO data_manager.damad_schema (version, checksum) VALUES ($1, $2)", VERSION, _checksum()
         )
+        await connection.execute(query("begin_epoch"))
     return Migration(pg_env, before, VERSION, True)
 
 

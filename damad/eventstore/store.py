@@ -121,7 +121,7 @@ class EventStore:
             on=on,
             repeatable=_has_uuids(events),
         )
-        return [Appended(_event(row), row["replayed"]) for row in rows]
+        return [Appended(event_of(row), row["replayed"]) for row in rows]
 
     async def queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
@@ -152,7 +152,7 @@ class EventStore:
     ) -> list[RecordedEvent]:
         """The events of a context after a version, in order."""
         rows = await self.database.fetch("read", etl_context_id, after_version, types, limit)
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
     async def read_tree(
         self,
@@ -164,7 +164,7 @@ class EventStore:
     ) -> list[RecordedEvent]:
         """The events of a context, its ancestors and its descendants after an event, in order of their ids."""
         rows = await self.database.fetch("read_tree", etl_context_id, after_event_id, types, limit)
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
     async def read_line_since(
         self,
@@ -178,11 +178,7 @@ class EventStore:
         rows = await self.database.fetch(
             "read_line_since", etl_context_id, list(seen), list(seen.values()), types, limit
         )
-        return [_event(row) for row in rows]
-
-    async def read_all(self, *, after_event_id: int = 0, limit: int | None = None) -> list[RecordedEvent]:
-        """The events of all contexts after an event, in order of their ids."""
-        return [_event(row) for row in await self.database.fetch("read_all", after_event_id, limit)]
+        return [event_of(row) for row in rows]
 
     async def end_event(self, etl_context_id: int) -> RecordedEvent | None:
         """The :FINAL, FAILED or CANCELLED event that a context ended with, or None while it is open."""
@@ -191,12 +187,12 @@ class EventStore:
 
     async def end_events(self, etl_context_ids: Sequence[int]) -> list[RecordedEvent]:
         """The events that the contexts named ended with, of those that ended."""
-        return [_event(row) for row in await self.database.fetch("end_events", list(etl_context_ids))]
+        return [event_of(row) for row in await self.database.fetch("end_events", list(etl_context_ids))]
 
     async def named_event(self, etl_context_id: int, type_: str, name: str) -> RecordedEvent | None:
         """The first event of a type whose payload carries this name, or None."""
         rows = await self.database.fetch("named_event", etl_context_id, type_, name)
-        return _event(rows[0]) if rows else None
+        return event_of(rows[0]) if rows else None
 
     async def state(self, etl_context_id: int) -> State:
         """The state of a context, a TaskState if it is a task. Raises NotFound."""
@@ -229,7 +225,7 @@ class EventStore:
             raise NotFound(f"there is no task {etl_context_id}", etl_context_id=etl_context_id)
         row = rows[0]
         own = {name: row[name] for name in Assignment.__struct_fields__ if name != "initial_event"}
-        return Assignment(**own, initial_event=_event(row))
+        return Assignment(**own, initial_event=event_of(row))
 
     async def ping(self) -> None:
         """Raises Unavailable unless Postgres answers."""
@@ -260,7 +256,8 @@ def _json(value: Any) -> orjson.Fragment | None:
     return None if value is None else orjson.Fragment(orjson.dumps(value))
 
 
-def _event(row: "asyncpg.Record") -> RecordedEvent:
+def event_of(row: "asyncpg.Record") -> RecordedEvent:
+    """The event in a row that has its columns."""
     return RecordedEvent(
         event_id=row["event_id"],
         etl_context_id=row["etl_context_id"],
