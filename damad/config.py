@@ -82,7 +82,10 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
         for name, value in layer.items():
             if name in ("pg_env", "queue"):
                 for key, table in value.items():
-                    merged.setdefault(name, {}).setdefault(key, {}).update(table)
+                    known = merged.setdefault(name, {}).setdefault(key, {})
+                    if name == "pg_env":
+                        known.clear()  # dsn and dsn_file are one setting, said in two ways
+                    known.update(table)
             else:
                 merged[name] = value
     merged.setdefault("state_dir", _sourced(str(_default_state_dir(environ)), "the default"))

@@ -7,11 +7,13 @@ Stopping leaves the workers' processes alone: the next daemon finds them by thei
 
 import asyncio
 import logging
+import os
 import random
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 import uvloop
@@ -33,13 +35,20 @@ LOCK_TIMEOUT: Final = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
-def main(settings: Config) -> int:
-    """Runs the daemon until SIGTERM or SIGINT. Raises ConfigError and whatever else stops it from starting."""
+def main(settings: Config) -> None:
+    """Runs the daemon until SIGTERM or SIGINT, which end the process. Raises whatever stops it from starting."""
     stderrlog.configure(logging.INFO)
     statefolder.prepare(settings.state_dir)
     with statefolder.only_daemon(settings.state_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
-    return 0
+        _end_at_once()
+
+
+def _end_at_once() -> NoReturn:
+    """All is said and closed; a worker's thread, or its coroutine that swallows cancellations, is not waited for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _serve(settings: Config) -> None:

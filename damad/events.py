@@ -34,11 +34,15 @@ _open_transaction: ContextVar["_Transaction | None"] = ContextVar("damad_transac
 
 
 class _Transaction:
-    """A worker's open transaction, and the events that will be appended just before it commits."""
+    """A worker's transaction, and the events that will be appended just before it commits.
+
+    over: it takes no more. Tasks and threads that were started inside may live longer, and still see it.
+    """
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.events: list[Event] = []
+        self.over = False
 
 
 async def dispatch(event: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +53,7 @@ async def dispatch(event: dict[str, Any]) -> dict[str, Any]:
     Raises InvalidInput, IllegalTransition (after the :FINAL, say), StaleFence (another run holds the task now).
     """
     new = _from_worker(event)
-    transaction_ = _open_transaction.get()
+    transaction_ = _transaction_here()
     if transaction_ is not None:
         transaction_.events.append(new)
         return {"event_uuid": str(new.event_uuid)}
@@ -234,6 +238,7 @@ async def transaction() -> AsyncIterator[Any]:
         try:
             yield connection
         finally:
+            mine.over = True
             _open_transaction.reset(token)
         if mine.events:
             id_ = context.current_id()
@@ -243,8 +248,13 @@ async def transaction() -> AsyncIterator[Any]:
 
 def open_connection() -> Any:
     """The connection of the transaction that this code is in, or None."""
-    transaction_ = _open_transaction.get()
+    transaction_ = _transaction_here()
     return transaction_.connection if transaction_ else None
+
+
+def _transaction_here() -> _Transaction | None:
+    transaction_ = _open_transaction.get()
+    return None if transaction_ is None or transaction_.over else transaction_
 
 
 def _from_worker(event: Any) -> Event:

@@ -73,7 +73,7 @@ async def queue_many(requests: Sequence[TaskRequest], *, pointer: str = "") -> l
 
 def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
     """A TaskRequest out of keyword arguments: those that are no field of it are task settings."""
-    own = {name: given.pop(name) for name in TaskRequest.__struct_fields__ if name in given}
+    own = {name: given.pop(name) for name in TaskRequest.__struct_fields__ if name in given and name != "settings"}
     return TaskRequest(worker=worker, payload=payload, settings=given, **own)
 
 
@@ -88,10 +88,7 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     if asked.meta is not None and SETTINGS_KEY in asked.meta:
         raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/meta/{SETTINGS_KEY}")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
-    try:
-        json_value.check(meta)
-    except json_value.NotJson as error:
-        raise InvalidInput(f"meta holds {error}", pointer=f"{pointer}/meta{error.pointer}") from None
+    _check_json(meta, "meta", pointer=f"{pointer}/meta")
     return NewTask(
         initial=msgspec.structs.replace(initial, meta=meta, event_uuid=initial.event_uuid or uuid4()),
         parent_context_id=asked.parent_context_id,
@@ -101,10 +98,7 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
 
 def _initial(asked: TaskRequest, pointer: str) -> Event:
     if asked.initial_event is None:
-        try:
-            json_value.check(asked.payload)
-        except json_value.NotJson as error:
-            raise InvalidInput(f"the payload holds {error}", pointer=f"{pointer}/payload{error.pointer}") from None
+        _check_json(asked.payload, "the payload", pointer=f"{pointer}/payload")
         return Event(type=":INITIAL", payload=asked.payload)
     if asked.payload is not None:
         raise InvalidInput("payload and initial_event exclude each other", pointer=f"{pointer}/payload")
@@ -170,8 +164,12 @@ async def _task(etl_context_id: int) -> State:
 
 
 async def progress(fraction: float, note: str | None = None) -> None:
-    """Says how far this task is: a fraction from 0 to 1, and a word on what it is at."""
-    await events.record([Event(type="dama/task:PROGRESS", payload={"fraction": fraction, "note": note})])
+    """Says how far this task is: a fraction from 0 to 1, and a word on what it is at. Raises InvalidInput."""
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise InvalidInput(f"{fraction!r} is no fraction from 0 to 1", pointer="/fraction")
+    payload = {"fraction": fraction, "note": note}
+    _check_json(payload, "the progress")
+    await events.record([Event(type="dama/task:PROGRESS", payload=payload)])
 
 
 async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -184,10 +182,7 @@ async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     result = function(*arguments)
     if inspect.isawaitable(result):
         result = await result
-    try:
-        json_value.check(result)
-    except json_value.NotJson as error:
-        raise InvalidInput(f"the result of step {name!r} holds {error}", pointer=error.pointer) from None
+    _check_json(result, f"the result of step {name!r}")
     await events.record([Event(type="dama/task:STEP", payload={"name": name, "result": result})])
     return result
 
@@ -222,6 +217,9 @@ async def gather(*children: Subtask | int, return_exceptions: bool = False) -> l
     the list instead.
     """
     ids = [child.etl_context_id if isinstance(child, Subtask) else child for child in children]
+    for child in children:
+        if not isinstance(child, Subtask):  # one that does not exist would be waited for for ever
+            await events.persist(partial(status, child))
     async with _holding_no_slot():
         ends = await _ends(ids)
     outcomes = [_outcome(ends[id_]) for id_ in ids]
@@ -266,7 +264,17 @@ async def _holding_no_slot() -> AsyncIterator[None]:
         await asyncio.shield(events.persist(lambda: leases.set_waiting(database, id_, fence, False)))
 
 
+def _check_json(value: Any, what: str, *, pointer: str = "") -> None:
+    try:
+        json_value.check(value)
+    except json_value.NotJson as error:
+        raise InvalidInput(f"{what} holds {error}", pointer=f"{pointer}{error.pointer}") from None
+
+
 async def _named(type_: str, name: str) -> RecordedEvent | None:
+    if not isinstance(name, str):
+        raise InvalidInput(f"{name!r} is no name", pointer="/name")
+    _check_json(name, "the name", pointer="/name")
     store = context.current().store
     return await events.persist(lambda: store.named_event(context.current_id(), type_, name))
 

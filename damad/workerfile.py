@@ -16,7 +16,7 @@ def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None)
     Raises InvalidWorker for one outside the roots (symbolic links are followed first), missing, no regular file, of
     an unknown language, or writable by others: the file itself or a folder up to its root.
     """
-    if "\0" in worker or worker.endswith("/"):
+    if not isinstance(worker, str) or "\0" in worker or worker.endswith("/") or not _is_unicode(worker):
         raise InvalidWorker(f"worker {worker!r} names no file", pointer=pointer, worker=worker)
     shown = ", ".join(map(str, roots)) or "none"
     for root in roots:
@@ -31,6 +31,14 @@ def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None)
             continue
         raise InvalidWorker(f"worker {worker!r} is not there; looked in {shown}", pointer=pointer, worker=worker)
     raise InvalidWorker(f"worker {worker!r} is outside the worker roots: {shown}", pointer=pointer, worker=worker)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:

@@ -12,11 +12,8 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(
       task      data_manager.dama_tasks;
       start     jsonb := settings -> 'start_after';
     BEGIN
-      task.worker := coalesce(settings ->> 'worker', settings ->> 'worker_path');
-      IF task.worker IS NULL THEN
-        PERFORM data_manager.refuse('DA007', 'a task needs a worker', jsonb_build_object('setting', 'worker'));
-      END IF;
-
+      PERFORM data_manager.judge_settings(settings);
+      task.worker           := coalesce(settings ->> 'worker', settings ->> 'worker_path');
       task.etl_context_id   := initial_event.etl_context_id;
       task.initial_event_id := initial_event.event_id;
       task.settings         := settings;
@@ -26,10 +23,10 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(
       task.idempotency_key  := settings ->> 'idempotency_key';
       task.home_host_id     := (settings ->> 'dama_host_id')::uuid;
       task.run_at           := initial_event._created_timestamp;
-      IF jsonb_typeof(start) = 'number' THEN
-        task.run_at := task.run_at + start::text::double precision * interval '1 second';
-      ELSIF jsonb_typeof(start) = 'string' THEN
+      IF data_manager.is_moment(start #>> '{}') THEN
         task.run_at := (start #>> '{}')::timestamptz;
+      ELSIF jsonb_typeof(start) <> 'null' THEN
+        task.run_at := task.run_at + make_interval(secs => data_manager.duration_seconds((start #>> '{}')));
       END IF;
       IF NOT isfinite(task.run_at) OR extract(year FROM task.run_at AT TIME ZONE 'UTC') NOT BETWEEN 2 AND 9998 THEN
         PERFORM data_manager.refuse('DA007', 'start_after is not within the years 2 to 9998', settings);

@@ -1,3 +1,17 @@
+-- Whether one of damad's own events says what its projection needs, in a form that Python folds to the same.
+CREATE OR REPLACE FUNCTION data_manager.is_readable(kind text, payload jsonb)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE kind
+    WHEN 'CLAIMED' THEN coalesce(payload ->> 'fence' ~ '^[0-9]{1,18}$', false)
+      AND coalesce(payload ->> 'host_id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', true)
+    WHEN 'STARTED' THEN coalesce(payload ->> 'attempt' ~ '^[0-9]{1,9}$', false)
+      AND coalesce(payload ->> 'pid' ~ '^[0-9]{1,18}$', true)
+    WHEN 'RETRY' THEN coalesce(data_manager.is_moment(payload ->> 'run_at'), false)
+    WHEN 'RELEASED' THEN coalesce(data_manager.is_moment(payload ->> 'run_at'), true)
+    ELSE true
+  END;
+
 -- The task's row after an event whose transition was judged legal. Every value comes from the event itself,
 -- so damad/model/lifecycle.py folds the same row out of the log (function evolve).
 CREATE OR REPLACE FUNCTION data_manager.evolve_task(

@@ -1,6 +1,7 @@
 -- The judge of every append, whoever inserts and whatever columns were filled in. Under the lock of the
 -- context's row it gives the event its place (version, event_id, time), asks the table of transitions,
--- refuses an old fence, and writes the projections.
+-- refuses an old fence, and writes the projections. A fence is old once a claim raised it, and as soon as the claim
+-- that it stands for is over: a run that was released, failed or ended to wait appends nothing more.
 -- FOR NO KEY UPDATE, because FOR UPDATE would block whoever queues a child of this context. The event_id is
 -- drawn here and not by the column's default, which is drawn before the lock is held and so out of order.
 CREATE OR REPLACE FUNCTION data_manager.judge_event()
@@ -36,13 +37,15 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
       NEW._created_timestamp := greatest(clock_timestamp(), ctx._modified_timestamp);
 
       SELECT * INTO task FROM data_manager.dama_tasks WHERE etl_context_id = NEW.etl_context_id;
-      IF this_kind = 'INITIAL' AND jsonb_typeof(NEW.meta -> '__dama_task_manager__') = 'object' THEN
+      IF this_kind = 'INITIAL' AND jsonb_typeof(NEW.meta -> '__dama_task_manager__') <> 'null' THEN
         this_kind := 'TASK_INITIAL';
       END IF;
       before := CASE WHEN ctx.initial_event_id IS NULL THEN 'new'
                      ELSE coalesce(task.state, lower(ctx.etl_status)) END;
 
-      IF NEW.fence IS DISTINCT FROM task.fence AND NEW.fence IS NOT NULL THEN
+      IF NEW.fence IS NOT NULL AND (
+        NEW.fence IS DISTINCT FROM task.fence OR before IN ('queued', 'scheduled', 'retrying', 'waiting')
+      ) THEN
         PERFORM data_manager.refuse('DA002',
           format('fence %s is no longer valid for context %s', NEW.fence, NEW.etl_context_id),
           jsonb_build_object('etl_context_id', NEW.etl_context_id, 'fence', NEW.fence,
@@ -54,6 +57,11 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
         PERFORM data_manager.refuse('DA001',
           format('%s may not follow in context %s, which is %s', NEW.type, NEW.etl_context_id, before),
           jsonb_build_object('etl_context_id', NEW.etl_context_id, 'type', NEW.type, 'state', before));
+      END IF;
+
+      IF NOT data_manager.is_readable(this_kind, NEW.payload) THEN
+        PERFORM data_manager.refuse('DA007', format('the payload of %s does not fit', NEW.type),
+          jsonb_build_object('type', NEW.type, 'payload', NEW.payload));
       END IF;
 
       NEW.event_id := nextval('data_manager.event_store_event_id_seq');

@@ -1,6 +1,6 @@
 -- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
--- unless what was asked for differs: then it is refused.
+-- unless what was asked for differs: then it is refused. (Not the host that was asked: any may repeat a request.)
 -- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
 CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     parent_context_ids  bigint[],
@@ -14,8 +14,11 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
   LANGUAGE plpgsql
   AS $$
     DECLARE
-      first  data_manager.event_store;
-      key    text;
+      first   data_manager.event_store;
+      key     text;
+      parent  bigint;
+      source  bigint;
+      host    CONSTANT text[] := '{__dama_task_manager__,dama_host_id}';
     BEGIN
       FOR i IN 1 .. cardinality(types) LOOP
         key := metas[i] -> '__dama_task_manager__' ->> 'idempotency_key';
@@ -34,7 +37,14 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
           INSERT INTO data_manager.event_store (etl_context_id, type, payload, meta, event_uuid)
             VALUES (queue_tasks.etl_context_id, types[i], payloads[i], metas[i], event_uuids[i]);
         ELSE
-          IF (first.type, first.payload, first.meta) IS DISTINCT FROM (types[i], payloads[i], metas[i]) THEN
+          SELECT c.parent_context_id, c.source_id INTO parent, source
+            FROM data_manager.etl_contexts c WHERE c.etl_context_id = first.etl_context_id;
+          IF (parent, source, first.type, first.payload, first.meta #- host) IS DISTINCT FROM
+             (parent_context_ids[i], source_ids[i], types[i], payloads[i], metas[i] #- host) THEN
+            IF first.event_uuid = event_uuids[i] THEN
+              PERFORM data_manager.refuse('DA004', format('event_uuid %s belongs to another event', event_uuids[i]),
+                jsonb_build_object('event_uuid', event_uuids[i], 'etl_context_id', first.etl_context_id));
+            END IF;
             PERFORM data_manager.refuse('DA008',
               format('the idempotency_key was used for another task, context %s', first.etl_context_id),
               jsonb_build_object('idempotency_key', key, 'etl_context_id', first.etl_context_id));

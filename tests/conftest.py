@@ -111,7 +111,7 @@ def here(database: Database, host: Host) -> Callable[..., AbstractContextManager
 
 @pytest.fixture
 def ctx(here: Callable[..., AbstractContextManager[EtlContext]]) -> Iterator[EtlContext]:
-    """The pg_env entered for the whole test. (A plain fixture: pytest-asyncio runs the test in a copy of its context.)"""
+    """The pg_env entered for the whole test. (No async fixture: the test runs in a copy of the context of this one.)"""
     with here() as entered:
         yield entered
 

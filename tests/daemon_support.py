@@ -121,11 +121,11 @@ class Site:
             return await tasks.retry(id_)
 
     async def state(self, id_: int) -> Any:
-        return await self.store().state(id_)
+        return await events.persist(lambda: self.store().state(id_))
 
     async def events(self, id_: int, *types: str, pg_env: str = PG_ENV) -> list[RecordedEvent]:
         """The events of a context, those of some types if they are named."""
-        return await self.store(pg_env).read(id_, types=types or None)
+        return await events.persist(lambda: self.store(pg_env).read(id_, types=types or None))
 
     async def types(self, id_: int) -> list[str]:
         """The types of a context's events; of damad's own without their prefix."""
@@ -146,7 +146,7 @@ class Site:
         store = self.store(pg_env)
         with store.database.listener().subscribe(listener.EVENT, id_) as bell:
             async with asyncio.timeout(SOON):
-                while (state := await store.state(id_)).state not in states:
+                while (state := await events.persist(lambda: store.state(id_))).state not in states:
                     await bell.wait(1.0)
         return state
 

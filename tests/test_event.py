@@ -12,8 +12,9 @@ from damad.model import event
 from damad.model.event import Event, RecordedEvent, parse
 
 DAMADS_OWN = (
-    "CLAIMED STARTED ERROR RETRY FAILED RELEASED WAITING RESUMED CANCEL_REQUESTED CANCELLED REQUEUED PROGRESS STEP SUBTASK"
-).split()
+    *("CLAIMED", "STARTED", "ERROR", "RETRY", "FAILED", "RELEASED", "WAITING", "RESUMED"),
+    *("CANCEL_REQUESTED", "CANCELLED", "REQUEUED", "PROGRESS", "STEP", "SUBTASK"),
+)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from damad import context, errors, events, tasks
@@ -206,3 +207,73 @@ async def test_each_of_many_tasks_in_one_process_writes_to_its_own_context(here:
             assert {event["payload"] for event in (await events.read(id_))[1:]} == {id_}
     with pytest.raises(errors.NoContext):
         context.current()
+
+
+async def test_a_task_that_outlives_the_transaction_it_was_started_in_loses_no_event(
+    here: Here, running: dict[str, Any]
+) -> None:
+    go = asyncio.Event()
+
+    async def late() -> dict[str, Any]:
+        await go.wait()
+        return await events.dispatch({"type": "x:LATE"})
+
+    with here(**running):
+        async with events.transaction():
+            await events.dispatch({"type": "x:IN"})
+            task = asyncio.create_task(late())
+        go.set()
+        assert (await task)["version"] == 5
+        with pytest.raises(ZeroDivisionError):
+            async with events.transaction():
+                go.clear()
+                task = asyncio.create_task(late())
+                raise ZeroDivisionError
+        go.set()
+        await task
+        assert [event["type"] for event in await events.read(after_version=3)] == ["x:IN", "x:LATE", "x:LATE"]
+
+
+async def test_a_commit_that_is_refused_or_lost_says_so_in_damads_words(here: Here, running: dict[str, Any]) -> None:
+    with here(**running):
+        with pytest.raises(errors.DamadError, match="Postgres refused"):
+            async with events.transaction() as db:
+                await db.execute("CREATE TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+                await db.execute("INSERT INTO t VALUES (1), (1)")
+        with pytest.raises(errors.Unavailable):
+            async with events.transaction() as db:
+                await events.dispatch({"type": "x:LOADED"})
+                async with context.current().store.database.connection() as other:
+                    await other.execute("SELECT pg_terminate_backend($1)", db.get_server_pid())
+        assert (await tasks.status()).version == 3
+
+
+async def test_what_a_worker_raises_in_a_transaction_arrives_as_it_was_raised(
+    here: Here, running: dict[str, Any]
+) -> None:
+    with here(**running):
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with events.transaction() as db:
+                await events.dispatch({"type": "x:LOADED"})
+                await db.execute("SELECT * FROM nowhere")
+        assert (await tasks.status()).version == 3
+
+
+async def test_a_task_queued_in_a_transaction_is_queued_if_it_commits(here: Here, running: dict[str, Any]) -> None:
+    with here(**running):
+        async with events.transaction():
+            kept = await tasks.queue("ok.py")
+            with pytest.raises(errors.NotFound):
+                await tasks.status(kept)
+        assert (await tasks.status(kept)).state == "queued"
+        with pytest.raises(ZeroDivisionError):
+            async with events.transaction():
+                gone = await tasks.queue("ok.py")
+                raise ZeroDivisionError
+        with pytest.raises(errors.NotFound):
+            await tasks.status(gone)
+
+
+async def test_an_unknown_context_has_no_end_to_wait_for(here: Here) -> None:
+    with here(), pytest.raises(errors.NotFound):
+        await events.final(4711, timeout=10)

@@ -46,11 +46,11 @@ def test_what_is_taken_reads_back_the_same(value: Any) -> None:
     assert json.loads(encode(value)) == value
 
 
-@given(st.lists(values, max_size=30))
-async def test_postgres_gives_back_what_was_written(database: Database, given_: list[Any]) -> None:
+@given(values)
+async def test_postgres_gives_back_what_was_written(database: Database, value: Any) -> None:
     async with database.connection() as connection:
-        rows = await connection.fetch("SELECT v FROM unnest($1::jsonb[]) WITH ORDINALITY AS u (v, n) ORDER BY n", given_)
-    assert [row["v"] for row in rows] == given_
+        read = await connection.fetchval("SELECT $1::jsonb", {"value": value})
+    assert read == {"value": value}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=2.0**53))
@@ -138,5 +138,5 @@ async def test_what_a_check_takes_can_be_sent_to_postgres(database: Database) ->
 
 
 def test_a_refusal_says_why_and_where() -> None:
-    with pytest.raises(NotJson, match="no JSON number at /a/0"):
+    with pytest.raises(NotJson, match="no JSON number, at /a/0"):
         json_value.check({"a": [float("nan")]})

@@ -196,3 +196,11 @@ async def test_the_fold_reads_ids_and_times_as_the_database_does(store: EventSto
         row = await connection.fetchrow("SELECT * FROM data_manager.dama_tasks WHERE etl_context_id = $1", walker.id)
     assert row["host_id"] == UUID(HOST) and row["run_at"].microsecond == 123456
     assert (row["crashes"], row["errors"], row["attempt"], row["pid"]) == (1, 0, 1, None)
+
+
+@pytest.mark.parametrize("name", ["EVENT", "EVENT_ERROR", "TASK_INITIAL", "NONSENSE"])
+async def test_no_type_passes_for_a_kind_that_is_no_event_of_damads(store: EventStore, name: str) -> None:
+    for state in ("new", "open", "running"):
+        walker = await walked(store, WAYS[state])
+        with pytest.raises(errors.IllegalTransition):
+            await store.append([Append(etl_context_id=walker.id, event=Event(type=f"dama/task:{name}"))])

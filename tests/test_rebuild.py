@@ -27,7 +27,8 @@ async def table(store: EventStore) -> list[tuple[object, ...]]:
         "UPDATE data_manager.dama_tasks SET state = 'queued', attempt = 7, error = '{}', run_at = now(), pid = 1",
         "UPDATE data_manager.etl_contexts SET etl_status = 'OPEN', version = 1, latest_event_id = NULL",
         "INSERT INTO data_manager.dama_tasks (etl_context_id, worker, queue, priority, settings, state, "
-        "initial_event_id, run_at) SELECT min(etl_context_id), 'x', 'x', 0, '{}', 'queued', 1, now() FROM data_manager.etl_contexts",
+        "initial_event_id, run_at) SELECT min(etl_context_id), 'x', 'x', 0, '{}', 'queued', 1, now() "
+        "FROM data_manager.etl_contexts",
     ],
 )
 async def test_whatever_was_done_to_them_they_are_as_before(store: EventStore, damage: str) -> None:

@@ -1,6 +1,7 @@
 """The worker contract: what becomes of what `main` does. Every case is a worker's file that a real daemon runs in a
 process."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -235,6 +236,11 @@ async def test_expire_in_ends_one_that_ignores_sigterm_too(site: Site) -> None:
     assert_failed(await run_main(site, body, expire_in=0.3), "timeout", None, 9)
 
 
+async def test_expire_in_is_a_timeout_also_where_the_worker_leaves_when_it_is_asked(site: Site) -> None:
+    body = "signal.signal(signal.SIGTERM, lambda *_: os._exit(3))\nwhile True:\n    signal.pause()"
+    assert_failed(await run_main(site, body, expire_in=0.3), "timeout", 3)
+
+
 # --- cannot be loaded ---
 
 
@@ -313,14 +319,11 @@ async def test_main_may_be_a_callable_of_any_sort(site: Site) -> None:
 
 
 async def test_started_names_the_process_and_the_fingerprint_of_the_file(site: Site) -> None:
-    import hashlib
-
     outcome = await site.run("import os\n\ndef main():\n    return {'pid': os.getpid()}\n")
     started = outcome.events[2].payload
-    (name,) = {outcome.task.worker}
     assert started["attempt"] == 1
     assert started["pid"] == outcome.result["pid"]
-    assert started["sha256"] == hashlib.sha256((site.workers / name).read_bytes()).hexdigest()
+    assert started["sha256"] == hashlib.sha256((site.workers / outcome.task.worker).read_bytes()).hexdigest()
     assert started["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert isinstance(started["start_time"], int)
 

@@ -171,16 +171,33 @@ async def test_stdin_is_empty(site: Site) -> None:
     assert await result(site, source) == {"read": "", "is": "/dev/null"}
 
 
-async def test_the_process_leads_a_session_of_its_own_and_default_signals(site: Site) -> None:
+async def test_the_process_leads_a_session_of_its_own_with_the_signals_of_any_python(site: Site) -> None:
     source = """
         import os, signal
 
         def main():
-            ignored = [n for n in (1, 2, 13, 17) if signal.getsignal(n) == signal.SIG_IGN]
-            return {"leads": os.getsid(0) == os.getpid() == os.getpgrp(), "ignored": ignored,
+            return {"leads": os.getsid(0) == os.getpid() == os.getpgrp(),
+                    "ignored": [n for n in range(1, 32) if signal.getsignal(n) == signal.SIG_IGN],
+                    "interrupts": signal.getsignal(signal.SIGINT) == signal.default_int_handler,
                     "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, []))}
     """
-    assert await result(site, source) == {"leads": True, "ignored": [], "blocked": 0}
+    ignored = [signal.SIGPIPE, signal.SIGXFSZ]
+    assert await result(site, source) == {"leads": True, "ignored": ignored, "interrupts": True, "blocked": 0}
+
+
+async def test_a_connection_that_breaks_is_an_exception_and_no_death(site: Site) -> None:
+    source = """
+        import socket
+
+        def main():
+            mine, other = socket.socketpair()
+            other.close()
+            try:
+                mine.send(b"anybody there?")
+            except BrokenPipeError:
+                return {"lives": True}
+    """
+    assert await result(site, source) == {"lives": True}
 
 
 # --- what a worker does to itself ---

@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from test_events import run_of
 
-from damad import errors, events, tasks
+from damad import context, errors, events, tasks
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event
@@ -237,3 +238,93 @@ async def test_a_worker_that_became_writable_by_others_is_refused_at_once(here: 
     (workers / "ok.py").chmod(0o666)
     with here(), pytest.raises(errors.InvalidWorker, match="chmod o-w"):
         await tasks.queue("ok.py")
+
+
+@pytest.mark.parametrize("fraction", [float("nan"), float("inf"), -0.1, 1.1, "half", None])
+async def test_a_progress_that_is_no_fraction_is_refused(here: Here, parent: dict[str, Any], fraction: Any) -> None:
+    with here(**parent), pytest.raises(errors.InvalidInput) as refused:
+        await tasks.progress(fraction)
+    assert refused.value.pointer == "/fraction"
+
+
+async def test_a_note_or_a_name_that_the_log_cannot_hold_is_refused(here: Here, parent: dict[str, Any]) -> None:
+    with here(**parent):
+        for note in ("\0", {1, 2}):
+            with pytest.raises(errors.InvalidInput):
+                await tasks.progress(0.5, note)  # type: ignore[arg-type]
+        for name in ("\0", "\ud800", 7):
+            with pytest.raises(errors.InvalidInput):
+                await tasks.step(name, dict)  # type: ignore[arg-type]
+            with pytest.raises(errors.InvalidInput):
+                await tasks.subtask(name, worker="ok.py")  # type: ignore[arg-type]
+        assert (await tasks.status()).version == 3
+
+
+async def test_gathering_what_does_not_exist_does_not_wait_for_ever(here: Here, parent: dict[str, Any]) -> None:
+    with here(**parent):
+        async with asyncio.timeout(10):
+            assert await tasks.gather() == []
+            with pytest.raises(errors.NotFound):
+                await tasks.gather(4711)
+
+
+async def test_a_child_may_be_named_twice(here: Here, parent: dict[str, Any], store: EventStore) -> None:
+    with here(**parent):
+        child = await tasks.subtask("one", worker="ok.py")
+        final = Event(type=":FINAL", payload={"n": 1})
+        await store.append([Append(etl_context_id=child.etl_context_id, event=final)])
+        assert await tasks.gather(child, child.etl_context_id) == [{"n": 1}, {"n": 1}]
+
+
+@pytest.mark.parametrize("given", [{"settings": {}}, {"dama_host_id": "x"}, {"heart": 1}])
+async def test_a_setting_that_does_not_exist_is_named(here: Here, given: dict[str, Any]) -> None:
+    with here(), pytest.raises(errors.InvalidInput, match=next(iter(given))):
+        await tasks.queue("ok.py", **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"parent_context_id": "seven"},
+        {"parent_context_id": 4711},
+        {"parent_context_id": 2**63},
+        {"source_id": 4711},
+        {"source_id": 1.5},
+    ],
+)
+async def test_a_parent_or_source_that_is_none_is_refused(
+    here: Here, database: Database, given: dict[str, Any]
+) -> None:
+    with here(), pytest.raises(errors.InvalidInput):
+        await tasks.queue("ok.py", **given)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM data_manager.etl_contexts") == 0
+
+
+async def test_an_idempotency_key_answers_any_host_and_refuses_another_parent(here: Here, host: context.Host) -> None:
+    other = msgspec.structs.replace(host, host_id="6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1")
+    with here():
+        first = await tasks.queue("ok.py", {"n": 1}, idempotency_key="k")
+        assert await tasks.queue("ok.py", {"n": 1}, idempotency_key="k") == first
+        for given in ({"parent_context_id": first}, {"priority": 1}, {"meta": {"a": 1}}):
+            with pytest.raises(errors.IdempotencyConflict):
+                await tasks.queue("ok.py", {"n": 1}, idempotency_key="k", **given)
+        with pytest.raises(errors.IdempotencyConflict):
+            await tasks.queue("ok.py", {"n": 2}, idempotency_key="k")
+    with here(host=other):
+        assert await tasks.queue("ok.py", {"n": 1}, idempotency_key="k") == first
+
+
+async def test_many_at_once_with_one_idempotency_key_queue_one_task(here: Here) -> None:
+    with here():
+        ids = await asyncio.gather(*(tasks.queue("ok.py", idempotency_key="k") for _ in range(20)))
+    assert len(set(ids)) == 1
+
+
+async def test_the_first_events_uuid_is_as_good_as_a_key(here: Here) -> None:
+    initial = {"type": "x:INITIAL", "event_uuid": "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1"}
+    with here():
+        first = await tasks.queue("ok.py", initial_event=initial)
+        assert await tasks.queue("ok.py", initial_event=initial) == first
+        with pytest.raises(errors.EventUuidConflict):
+            await tasks.queue("ok.py", initial_event=initial, priority=1)

@@ -30,7 +30,8 @@ def serve(
     where = where or Where()
     roots = None if workers is None else [str(workers)]
     settings = session.configuration(where, host=host, port=port, worker_roots=roots)
-    return daemon.main(session.narrowed(settings, where.pg_env))
+    daemon.main(session.narrowed(settings, where.pg_env))
+    return 0
 
 
 def migrate(*, json: Json = False, where: Where | None = None) -> int:

@@ -6,7 +6,7 @@ A worker may run code on loops of its own (asyncio.run in a thread); a connectio
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -18,9 +18,12 @@ from damad.errors import ContextBusy, Unavailable
 from damad.eventstore.listener import Listener
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import Contention, translated
+from damad.model import json_value
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a server that does not answer counts as away."""
+_LAST_RELEASES: Final = 1.0
+"""Seconds that connections have to be given back when all are closed; then they are cut."""
 _TRIES: Final = 4
 _PAUSE: Final = 0.05
 """Seconds before a statement is sent again. A server that is away for longer is the caller's to wait for."""
@@ -127,7 +130,10 @@ class Database:
         if listener := self._listeners.pop(loop, None):
             await listener.close()
         if pool := self._pools.pop(loop, None):
-            pool.terminate()
+            # Not cut at once: what is just being given back would say that it lost its connection.
+            with suppress(Unavailable), translated():
+                async with asyncio.timeout(_LAST_RELEASES):
+                    await pool.close()
 
 
 async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
@@ -137,4 +143,4 @@ async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
 
 
 def _encode(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    return json_value.dumps(value).decode()

@@ -40,6 +40,9 @@ _BY_SQLSTATE: Final[dict[str, type[DamadError]]] = {
 _AWAY: Final = ("08", "57P", "53", "58")
 """SQLSTATE classes and codes: connection, operator intervention, out of resources, system error."""
 
+_MISFITS: Final = ("22000", "22P05", "22021")
+"""What asyncpg cannot send as the type that a statement takes, and text that Postgres does not hold."""
+
 _BY_CONSTRAINT: Final = {
     "event_store_uuid_key": (EventUuidConflict, "the event_uuid is in the log already"),
     "etl_contexts_parent_context_id_fkey": (InvalidInput, "there is no such parent context"),
@@ -75,6 +78,8 @@ def _translate(error: asyncpg.PostgresError) -> DamadError:
         return Contention(_first_line(error))
     if state == "55P03":
         return ContextBusy("somebody holds this context in an open transaction; try again")
+    if state in _MISFITS:
+        return InvalidInput(f"this does not fit into the log: {_first_line(error)}")
     if state.startswith(_AWAY):
         return Unavailable(f"Postgres is away: {_first_line(error)}")
     constraint = getattr(error, "constraint_name", None)

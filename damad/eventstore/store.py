@@ -1,7 +1,7 @@
 """Append and read: what the log of one pg_env can do. Every statement is a file in queries/."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,8 +10,10 @@ import asyncpg
 import msgspec
 import orjson
 
-from damad.errors import NotFound
+from damad.errors import NotFound, Unavailable
 from damad.eventstore.pools import Database
+from damad.eventstore.refusals import translated
+from damad.model import json_value
 from damad.model.event import Event, RecordedEvent
 
 
@@ -233,9 +235,22 @@ class EventStore:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
-        """A connection inside a transaction: committed at the end, rolled back by an exception."""
-        async with self.database.connection() as connection, connection.transaction():
-            yield connection
+        """A connection inside a transaction: committed at the end, rolled back by an exception.
+
+        BEGIN and COMMIT raise damad's errors, as statements do. After Unavailable from COMMIT the outcome is unknown.
+        """
+        async with self.database.connection() as connection:
+            transaction = connection.transaction()
+            with translated():
+                await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                with suppress(Unavailable), translated():  # a connection that was lost is rolled back already
+                    await transaction.rollback()
+                raise
+            with translated():
+                await transaction.commit()
 
 
 def _has_uuids(events: Sequence[Event]) -> bool:
@@ -253,7 +268,7 @@ def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:
 
 def _json(value: Any) -> orjson.Fragment | None:
     """The value on its way into a jsonb[]. asyncpg takes a list there for another dimension of the array."""
-    return None if value is None else orjson.Fragment(orjson.dumps(value))
+    return None if value is None else orjson.Fragment(json_value.dumps(value))
 
 
 def event_of(row: "asyncpg.Record") -> RecordedEvent:

@@ -11,6 +11,7 @@ from damad.http import wire
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
 from damad.model.lifecycle import ENDED
+from damad.model.shape import fit
 
 _END_STATES: Final = {"dama/task:FAILED": "failed", "dama/task:CANCELLED": "cancelled"}
 
@@ -31,7 +32,7 @@ class FinalQuery(msgspec.Struct, frozen=True, kw_only=True):
 async def create_context(request: web.Request) -> web.Response:
     """POST /contexts: a new context without events."""
     wire.query(request, wire.NoQuery)
-    asked = wire.fitted(await wire.read_json(request), ContextFields)
+    asked = fit(await wire.read_json(request), ContextFields)
     id_ = await events.create_context(parent_context_id=asked.parent_context_id, source_id=asked.source_id)
     location = f"/v1/{request.match_info['pg_env']}/contexts/{id_}"
     return wire.answer({"etl_context_id": id_}, status=201, headers={"Location": location})

@@ -11,6 +11,7 @@ from damad import context, events, tasks
 from damad.errors import InvalidInput
 from damad.http import cursors, sse, wire
 from damad.model.event import RecordedEvent
+from damad.model.shape import fit
 
 
 class EventFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +40,7 @@ async def append_events(request: web.Request) -> web.Response:
     wire.query(request, wire.NoQuery)
     id_ = wire.context_id(request)
     asked, many = wire.one_or_many(await wire.read_json(request))
-    fields = [wire.fitted(item, EventFields, pointer=pointer) for pointer, item in asked]
+    fields = [fit(item, EventFields, pointer=pointer) for pointer, item in asked]
     for place, field in enumerate(fields[1:], start=1):
         if field.expected_version is not None:
             raise InvalidInput(

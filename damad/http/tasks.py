@@ -9,6 +9,7 @@ from damad import context, tasks
 from damad.errors import InvalidInput
 from damad.http import cursors, wire
 from damad.model.lifecycle import TASK_STATES
+from damad.model.shape import fit
 
 
 class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ async def retry_task(request: web.Request) -> web.Response:
 
 
 def _task_request(item: Any, pointer: str) -> tasks.TaskRequest:
-    fields = wire.fitted(item, TaskFields, pointer=pointer)
+    fields = fit(item, TaskFields, pointer=pointer)
     settings = {name: value for name, value in item.items() if name not in TaskFields.__struct_fields__}
     return tasks.TaskRequest(
         worker=fields.worker,

@@ -20,6 +20,7 @@ from damad.errors import InvalidInput, NotFound, Unavailable
 from damad.http.problems import BadRequest, BodyTimeout, TooLarge, UnsupportedMedia
 from damad.http.shutdown import WAITS
 from damad.model import strict_json
+from damad.model.shape import misfit
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -37,9 +38,6 @@ _LARGE: Final = 64 * 1024
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
-_FIELD_IN_MESSAGE = re.compile(r"(?:unknown|required) field `(.*)`", re.DOTALL)
-_PATH_IN_MESSAGE = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
 class NoQuery(msgspec.Struct, frozen=True):
@@ -63,14 +61,6 @@ async def read_nothing(request: web.Request) -> None:
     _check_encoding(request)
     if await _read(request, request.app[SETTINGS].max_body):
         raise InvalidInput(f"{request.method} {request.path} takes no body")
-
-
-def fitted(value: Any, shape: type[S], *, pointer: str = "") -> S:
-    """A decoded value as a Struct. Raises InvalidInput that points to what does not fit."""
-    try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        raise _misfit(str(error), pointer) from None
 
 
 def one_or_many(value: Any) -> tuple[list[tuple[str, Any]], bool]:
@@ -105,7 +95,7 @@ def query(request: web.Request, shape: type[S]) -> S:
     try:
         return msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
-        reason, path = _split(str(error))
+        reason, path = misfit(error)
         name = path[0] if path else ""
         raise InvalidInput(f"the parameter {name!r}: {reason}", parameter=name) from None
 
@@ -119,7 +109,7 @@ def context_id(request: web.Request) -> int:
 
 
 def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The value as JSON. (By msgspec: jsonb gives 1e20 back as an integer, which orjson does not write.)"""
+    """The value as JSON."""
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
     )
@@ -194,20 +184,3 @@ def _plain(text: str, kind: type[msgspec.inspect.Type]) -> Any:
     if kind is BoolType:
         return _BOOLEANS.get(text, text)
     return text
-
-
-def _misfit(message: str, pointer: str) -> InvalidInput:
-    reason, path = _split(message)
-    for step in path:
-        pointer = strict_json.child(pointer, step)
-    if named := _FIELD_IN_MESSAGE.search(reason):
-        pointer = strict_json.child(pointer, named[1])
-    return InvalidInput(reason, pointer=pointer)
-
-
-def _split(message: str) -> tuple[str, list[str]]:
-    """What msgspec found, and the way to it out of its "- at `$.a[0]`"."""
-    found = _PATH_IN_MESSAGE.fullmatch(message)
-    if found is None:
-        return message, []
-    return found[1], [step[1] or step[2] for step in _STEP.finditer(found[2])]

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from damad.errors import InvalidInput
-from damad.model import json_value
+from damad.model import json_value, shape
 
 TASK_PREFIX: Final = "dama/task:"
 """Types that begin so are damad's own."""
@@ -20,6 +20,7 @@ SETTINGS_KEY: Final = "__dama_task_manager__"
 """The key in an :INITIAL event's meta that holds the settings of a task."""
 
 MAX_TYPE_LENGTH: Final = 255
+_NO_EVENT_OF_OURS: Final = frozenset({"EVENT", "EVENT_ERROR", "TASK_INITIAL"})
 _TYPE = re.compile(r"[A-Za-z0-9_./:-]*:[A-Z][A-Z0-9_]*")
 
 
@@ -59,7 +60,8 @@ def kind(type_: str) -> str:
     if type_.endswith(":FINAL"):
         return "FINAL"
     if type_.startswith(TASK_PREFIX):
-        return type_.removeprefix(TASK_PREFIX)
+        own = type_.removeprefix(TASK_PREFIX)
+        return type_ if own in _NO_EVENT_OF_OURS else own
     return "EVENT_ERROR" if type_.endswith(":ERROR") else "EVENT"
 
 
@@ -88,10 +90,7 @@ def parse(value: Any, *, pointer: str = "") -> Event:
 
     Raises InvalidInput for unknown fields, a bad type, a field of the wrong sort, or what JSON cannot hold.
     """
-    try:
-        event = msgspec.convert(value, _EventFields)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"not an event: {error}", pointer=pointer) from None
+    event = shape.fit(value, _EventFields, pointer=pointer)
     check_type(event.type, pointer=f"{pointer}/type")
     try:
         json_value.check({"payload": event.payload, "meta": event.meta})

@@ -4,6 +4,7 @@ orjson and msgspec write NaN as null, and orjson rounds large integers; so every
 """
 
 import math
+import re
 from typing import Any, Final
 
 import orjson
@@ -15,6 +16,9 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _PLAIN_EXPONENT: Final = 64
 """Doubles within 2**±64 are written about as long as they were; jsonb spells all digits of the others out."""
 _LONGEST_POINTER: Final = 1000
+_FIRST_EXPONENT: Final = 1e16
+"""From here on orjson writes an exponent."""
+_EXPONENT = re.compile(rb"\de\+?\d")
 
 
 class NotJson(ValueError):
@@ -51,7 +55,41 @@ def check(value: Any) -> int:
 def encode(value: Any) -> bytes:
     """The value as JSON in UTF-8. Raises NotJson for what JSON or Postgres cannot hold."""
     check(value)
-    return orjson.dumps(value)
+    return dumps(value)
+
+
+def dumps(value: Any) -> bytes:
+    """A checked value as JSON in UTF-8, so that jsonb gives it back as it was.
+
+    jsonb keeps no exponent: it would give 1e16 back as an integer. So large doubles are written with their point.
+    """
+    text = _dumps(value)
+    return _dumps(_with_points(value)) if _EXPONENT.search(text) else text
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a tuple, a float or a key of a class of its own
+        return orjson.dumps(value, default=_as_plain, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def _with_points(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_points(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_points(item) for item in value]
+    if isinstance(value, float) and abs(value) >= _FIRST_EXPONENT:
+        return orjson.Fragment(f"{value:.1f}")
+    return value
 
 
 def _check(value: Any, depth: int) -> int:
@@ -74,12 +112,14 @@ def _check(value: Any, depth: int) -> int:
 def _check_members(value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> int:
     grown = 0
     step: Any = ""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise NotJson(f"a key that is a {type(key).__name__} and no string", malformed=True)
+            _check_text(key)
     try:
         if isinstance(value, dict):
-            for step, item in value.items():
-                if not isinstance(step, str):
-                    raise NotJson(f"a key that is a {type(step).__name__} and no string", malformed=True)
-                _check_text(step)
+            for step, item in value.items():  # noqa: B007 - the way to what is raised
                 grown += _check(item, depth + 1)
         else:
             for step, item in enumerate(value):  # noqa: B007 - the way to what is raised

@@ -5,12 +5,14 @@ refusal. The database enforces the same table (schema/080_transitions.sql) and c
 (schema/120_evolve_task.sql); tests walk both, and `damad verify` compares them over a whole log.
 """
 
+import re
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from damad import units
 from damad.errors import IllegalTransition
 from damad.model.event import SETTINGS_KEY, kind
 from damad.model.retry import CRASHES
@@ -67,10 +69,15 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
 """States in which nothing runs and nothing will, unless a person requeues."""
 
+_HELD_BY_NOBODY: Final = frozenset({"queued", "scheduled", "retrying", "waiting"})
+
 TASK_STATES: Final = (
     "queued", "scheduled", "claimed", "running", "waiting", "retrying", "cancelling", "done", "failed", "cancelled"
 )  # fmt: skip
 """Every state of a task that a reader can see."""
+
+
+_MOMENT = re.compile(r"\d{4}-")
 
 
 class LoggedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +148,7 @@ def evolve(context: Context, event: LoggedEvent) -> Context:
     """The projection after one more event. Raises IllegalTransition where it may not follow."""
     kind_ = _kind(event)
     after = TRANSITIONS.get((context.state, kind_))
-    if after is None or (event.fence is not None and (context.task is None or event.fence != context.task.fence)):
+    if after is None or not _may_carry(event.fence, context):
         raise IllegalTransition(
             f"{event.type} may not follow in a context that is {context.state}", type=event.type, state=context.state
         )
@@ -160,9 +167,16 @@ def evolve(context: Context, event: LoggedEvent) -> Context:
     )
 
 
+def _may_carry(fence: int | None, context: Context) -> bool:
+    """A fence is good while the claim that it stands for holds the task."""
+    if fence is None:
+        return True
+    return context.task is not None and fence == context.task.fence and context.state not in _HELD_BY_NOBODY
+
+
 def _kind(event: LoggedEvent) -> str:
     kind_ = kind(event.type)
-    is_task = isinstance(event.meta, dict) and isinstance(event.meta.get(SETTINGS_KEY), dict)
+    is_task = isinstance(event.meta, dict) and event.meta.get(SETTINGS_KEY) is not None
     return "TASK_INITIAL" if kind_ == "INITIAL" and is_task else kind_
 
 
@@ -177,42 +191,54 @@ def etl_status_after(type_: str) -> str:
 
 def _new_task(event: LoggedEvent) -> Task:
     given = event.meta[SETTINGS_KEY]
-    start, run_at = given.get("start_after"), event.created_timestamp
-    if isinstance(start, int | float) and not isinstance(start, bool):
-        run_at += timedelta(seconds=start)
-    elif isinstance(start, str):
-        run_at = datetime.fromisoformat(start)
+    host_id = given.get("dama_host_id")
     return Task(
-        worker=given.get("worker") or given["worker_path"],
-        queue=given.get("queue") or "default",
+        worker=given["worker_path"] if given.get("worker") is None else given["worker"],
+        queue="default" if given.get("queue") is None else given["queue"],
         priority=int(given.get("priority") or 0),
         settings=given,
         idempotency_key=given.get("idempotency_key"),
         state="queued",
         initial_event_id=event.event_id,
-        run_at=run_at,
-        home_host_id=UUID(given["dama_host_id"]) if given.get("dama_host_id") else None,
+        run_at=_start(given.get("start_after"), event.created_timestamp),
+        home_host_id=None if host_id is None else UUID(host_id),
     )
+
+
+def _start(start_after: Any, created: datetime) -> datetime:
+    if isinstance(start_after, str) and _MOMENT.match(start_after):
+        return _moment(start_after)
+    seconds = 0.0 if start_after is None else units.duration(start_after)
+    return created + timedelta(microseconds=round(seconds * 1e6))
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.upper())
 
 
 def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task:
     payload, created = event.payload, event.created_timestamp
+    said = payload if isinstance(payload, dict) else {}
     changed: dict[str, Any] = {"state": after}
     match kind_:
         case "CLAIMED":
-            changed |= {"fence": payload["fence"], "host_id": UUID(payload["host_id"])}
+            host_id = said.get("host_id")
+            changed |= {"fence": int(said["fence"]), "host_id": None if host_id is None else UUID(host_id)}
         case "STARTED":
-            changed |= {"attempt": payload["attempt"], "pid": payload["pid"], "started_at": created, "resumed": False}
+            pid = said.get("pid")
+            changed |= {"attempt": int(said["attempt"]), "pid": None if pid is None else int(pid)}
+            changed |= {"started_at": created, "resumed": False}
         case "PROGRESS":
             changed |= {"progress": payload}
         case "ERROR":
-            counted = "crashes" if payload["kind"] in CRASHES else "errors"
+            how = said.get("kind")
+            counted = "crashes" if isinstance(how, str) and how in CRASHES else "errors"
             changed |= {"error": payload, counted: getattr(task, counted) + 1}
         case "RETRY":
-            changed |= {"run_at": datetime.fromisoformat(payload["run_at"])}
+            changed |= {"run_at": _moment(said["run_at"])}
         case "RELEASED":
-            run_at = (payload or {}).get("run_at")
-            changed |= {"run_at": datetime.fromisoformat(run_at) if run_at else created}
+            run_at = said.get("run_at")
+            changed |= {"run_at": created if run_at is None else _moment(run_at)}
         case "RESUMED":
             changed |= {"run_at": created, "resumed": True}
         case "REQUEUED":

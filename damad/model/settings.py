@@ -11,7 +11,7 @@ import msgspec
 
 from damad import units
 from damad.errors import InvalidInput
-from damad.model import json_value
+from damad.model import json_value, shape
 
 _DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
 _POSTGRES_INT = 2**31
@@ -46,18 +46,16 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
     """
     for name in given:
         if name not in NAMES:
-            raise InvalidInput(f"there is no task setting {name!r}", pointer=f"{pointer}/{name}", setting=name)
+            raise InvalidInput(f"there is no task setting {name!r}", pointer=shape.child(pointer, name), setting=name)
     plain = {name: value for name, value in given.items() if value is not None}
     for name in _DURATIONS:
         if name in plain:
             plain[name] = units.duration(plain[name], pointer=f"{pointer}/{name}")
     if "start_after" in plain:
         plain["start_after"] = _start_after(plain["start_after"], f"{pointer}/start_after")
+    settings = shape.fit(plain, TaskSettings, pointer=pointer)
     try:
-        settings = msgspec.convert(plain, TaskSettings)
         json_value.check(plain)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"task settings do not fit: {error}", pointer=_where(error, pointer)) from None
     except json_value.NotJson as error:
         raise InvalidInput(f"task settings hold {error}", pointer=f"{pointer}{error.pointer}") from None
     _check_ranges(settings, pointer)
@@ -86,7 +84,7 @@ def from_texts(given: dict[str, str]) -> dict[str, Any]:
 def _start_after(value: Any, pointer: str) -> float | str:
     if isinstance(value, str) and "T" in value.upper():
         try:
-            moment = datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(value.upper())
             moment.astimezone(UTC)  # some moments of the years 1 and 9999 are none in UTC
         except (ValueError, OverflowError):
             moment = None
@@ -128,14 +126,10 @@ def is_name(text: str) -> bool:
     )
 
 
-def _where(error: msgspec.ValidationError, pointer: str) -> str:
-    _, _, path = str(error).partition(" - at `$.")
-    return f"{pointer}/{path.rstrip('`')}" if path else pointer
-
-
 def decode(recorded: dict[str, Any]) -> TaskSettings:
     """The settings that the log holds. What does not fit there is left out, as if it were not given."""
-    known: dict[str, Any] = {"worker": recorded.get("worker") or recorded.get("worker_path") or ""}
+    worker = recorded.get("worker") or recorded.get("worker_path")
+    known: dict[str, Any] = {"worker": worker if isinstance(worker, str) else ""}
     for name in TaskSettings.__struct_fields__:
         if name == "worker" or recorded.get(name) is None:
             continue

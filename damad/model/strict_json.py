@@ -38,11 +38,6 @@ def decode(body: bytes) -> tuple[Any, int]:
         raise kind(str(misfit), pointer=misfit.pointer) from None
 
 
-def child(pointer: str, key: str) -> str:
-    """The JSON pointer (RFC 6901) to a member of what `pointer` points to."""
-    return f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
-
-
 def _text(body: bytes) -> str:
     if not body.strip():
         raise InvalidJson("the body is empty; it should be JSON")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from damad import context
+from damad.errors import Conflict
 from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.runner import outcome
@@ -26,34 +27,66 @@ _log_file: ContextVar[TextIO | None] = ContextVar("damad_log_file", default=None
 
 
 HAND_BACK = "the daemon stops"
-"""The message of a cancellation that hands the task back. Any other cancels it for good."""
+"""The message of a cancellation that hands the task back. Any other asks the worker to stop for good."""
 
 
-async def run(attempt: Attempt, log_path: Path) -> None:
-    """Runs the attempt from begin to conclude. Cancelled with HAND_BACK, it hands the task back."""
+class Exited(Exception):
+    """A task that the worker started raised SystemExit or KeyboardInterrupt, which asyncio lets end its loop: ours."""
+
+
+async def run(attempt: Attempt, log_path: Path, *, grace: float) -> None:
+    """Runs the attempt from begin to conclude. Cancelled with HAND_BACK, it hands the task back.
+
+    main has a task of its own: so a cancellation, and what it is for, is heard here whatever main makes of it.
+    """
     try:
         await attempt.begin()
     except NotMine:
         return
-    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    renewal = asyncio.create_task(attempt.renew(_cancel_of_this_task()))
-    try:
-        with log_path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log_file:
-            _divert_output()
-            token = _log_file.set(log_file)
-            try:
-                result = await _main(attempt)
-            finally:
-                _log_file.reset(token)
-        await attempt.conclude(result)
     except asyncio.CancelledError as reason:
         if HAND_BACK in reason.args:
-            await attempt.release(HAND_BACK)
+            await _hand_back(attempt)
         raise
+    renewal = asyncio.create_task(attempt.renew(_cancel_of_this_task()))
+    main = asyncio.create_task(_logged_main(attempt, log_path))
+    try:
+        stops = await _ended(main, grace, pass_on=True)
+        if main.done() and not main.cancelled() and not (stops and isinstance(main.result(), Failure)):
+            await _ended(asyncio.create_task(_conclude(attempt, main.result())), grace, pass_on=False)
+        elif stops:
+            await _hand_back(attempt)
     finally:
         renewal.cancel()
         with suppress(asyncio.CancelledError):
             await renewal
+
+
+async def _ended(task: "asyncio.Task[Any]", grace: float, *, pass_on: bool) -> bool:
+    """Returns once a task has ended: whether we were asked to hand back meanwhile, and then after the grace at most.
+
+    A cancellation of ours is passed on, each time: a worker that swallows it is still running, and nobody says else.
+    """
+    stops = False
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=grace if stops else None)
+        except asyncio.CancelledError as reason:
+            stops = stops or HAND_BACK in reason.args
+            if pass_on:
+                task.cancel()
+            continue
+        if stops:
+            break
+    return stops
+
+
+async def _conclude(attempt: Attempt, result: Event | Failure) -> None:
+    await attempt.conclude(result)
+
+
+async def _hand_back(attempt: Attempt) -> None:
+    with suppress(Conflict):  # somebody else said meanwhile what became of it
+        await attempt.release(HAND_BACK)
 
 
 def _cancel_of_this_task() -> Callable[[], None]:
@@ -66,6 +99,15 @@ def _cancel_of_this_task() -> Callable[[], None]:
     return cancel
 
 
+async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
+    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log_path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log_file:
+        _divert_output()
+        _contain_exits(asyncio.get_running_loop())
+        _log_file.set(log_file)
+        return await _main(attempt)
+
+
 async def _main(attempt: Attempt) -> Event | Failure:
     worker = Path()
     me = asyncio.current_task()
@@ -76,18 +118,30 @@ async def _main(attempt: Attempt) -> Event | Failure:
             if not is_async(main):
                 return outcome.refused_in_daemon(attempt.number, worker)
             initial = (attempt.context.initial_event,) if takes_event(main) else ()
-            limit = attempt.settings.expire_in
-            async with asyncio.timeout(limit) as clock:
-                returned = await main(*initial)
-    except TimeoutError as error:
-        if clock.expired():
-            return outcome.timed_out(attempt.number, limit)
-        return outcome.of_exception(error, attempt=attempt.number, worker=worker)
+            returned = await main(*initial)
     except BaseException as error:  # whatever a worker raises is an outcome, SystemExit too
         if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
             raise
         return outcome.of_exception(error, attempt=attempt.number, worker=worker)
     return outcome.of_result(returned, attempt=attempt.number, limit=attempt.claim.max_result)
+
+
+@cache
+def _contain_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """Once a loop: its tasks that a worker starts cannot end it."""
+
+    def create_task(loop_: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> "asyncio.Task[Any]":
+        mine = _contained(coroutine) if _log_file.get() is not None else coroutine
+        return asyncio.Task(mine, loop=loop_, **given)
+
+    loop.set_task_factory(create_task)
+
+
+async def _contained(coroutine: Any) -> Any:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise Exited(f"a task of the worker raised {type(error).__name__}: {error}") from error
 
 
 class _Diverted(io.TextIOBase):

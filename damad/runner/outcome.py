@@ -70,11 +70,6 @@ def refused_in_daemon(attempt: int, worker: Path) -> Failure:
     return msgspec.structs.replace(_failure("load", message, attempt), retryable=False)
 
 
-def timed_out(attempt: int, seconds: float | None) -> Failure:
-    """The outcome of an attempt that took longer than its `expire_in`."""
-    return Failure(attempt=attempt, kind="timeout", message=f"the attempt took longer than expire_in ({seconds} s)")
-
-
 def _failure(kind: str, message: str, attempt: int, traceback: str | None = None) -> Failure:
     text = _clean(message)[:_LONGEST_MESSAGE]
     return Failure(attempt=attempt, kind=kind, message=text, traceback=traceback, exit_code=EXIT_CODES[kind])

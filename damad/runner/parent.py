@@ -112,7 +112,8 @@ def _become_worker(assignment: dict[str, Any]) -> None:
     """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
     try:
         atexit._clear()  # what the parent wants done at its end is not this process' to do
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        # SIGPIPE stays ignored, as in any Python: else a Postgres that goes away would kill the worker.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if assignment["log"] is not None:
             os.setsid()

@@ -152,20 +152,24 @@ def _expired(held: Held, at: datetime) -> bool:
 
 def failure_of(held: Held, seen: Observed) -> Failure:
     """The failure that the end of its process proves: timeout, oom, signal, exit, or lost where nothing proves more."""
+    kind, message = _kind_of(held, seen)
+    code, number = (None, None) if seen.exit is None else (seen.exit.exit_code, seen.exit.signal)
+    return Failure(attempt=held.attempt, kind=kind, message=message, exit_code=code, signal=number)
+
+
+def _kind_of(held: Held, seen: Observed) -> tuple[str, str]:
     exit_ = seen.exit
+    end = seen.asked_at if exit_ is None else exit_.ended_at
+    if end is not None and _expired(held, end):
+        return "timeout", f"the attempt took longer than expire_in ({held.settings.expire_in} s)"
     if exit_ is None:
-        return Failure(attempt=held.attempt, kind="lost", message="the process is gone, and so is who could say how")
+        return "lost", "the process is gone, and so is who could say how"
+    if exit_.oom:
+        return "oom", "the kernel killed the process, for memory ran out"
     if exit_.signal is not None:
-        if _expired(held, exit_.ended_at):
-            kind, message = "timeout", f"the attempt took longer than expire_in ({held.settings.expire_in} s)"
-        elif exit_.oom:
-            kind, message = "oom", "the kernel killed the process, for memory ran out"
-        else:
-            kind, message = "signal", f"the process was killed by signal {exit_.signal}"
-        return Failure(attempt=held.attempt, kind=kind, message=message, signal=exit_.signal)
+        return "signal", f"the process was killed by signal {exit_.signal}"
     kind = _EXIT_KINDS.get(exit_.exit_code or 0, "exit")
-    message = f"the process ended with exit code {exit_.exit_code} and no report"
-    return Failure(attempt=held.attempt, kind=kind, message=message, exit_code=exit_.exit_code)
+    return kind, f"the process ended with exit code {exit_.exit_code} and no report"
 
 
 def deadline(held: Held, seen: Observed, *, now: datetime, grace: float) -> datetime | None:

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _BUSY_PAUSE: Final = 1.0
+_LAST_WORDS: Final = 3.0
+"""Seconds that runs in this process have, after their grace, to say that they are handed back."""
 
 
 class Supervisor:
@@ -78,7 +80,7 @@ class Supervisor:
                 try:
                     await self._watch(self._bell)
                 finally:
-                    await self._observer.hand_back(indaemon.HAND_BACK, self._config.grace)
+                    await self._observer.hand_back(indaemon.HAND_BACK, self._config.grace + _LAST_WORDS)
                     self._observer.close()
 
     async def _watch(self, bell: listener.Subscription) -> None:
@@ -256,7 +258,7 @@ class Supervisor:
         assert self._runs is not None
         if (task.settings.get("run_in") or rules.run_in) == "daemon" and not self._terminal:
             log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, attempt)
-            coroutine = indaemon.run(Attempt(claim, self._database), log_path)
+            coroutine = indaemon.run(Attempt(claim, self._database), log_path, grace=self._config.grace)
             self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
             return
         self._observer.starting(key, True)

@@ -1,0 +1,15 @@
+-- Times and durations in the log, read the same way by the database and by damad/model/lifecycle.py, whatever the
+-- session's DateStyle and TimeZone: RFC 3339 with an offset, and the durations of damad/units.py.
+CREATE OR REPLACE FUNCTION data_manager.is_moment(moment text)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN moment ~ ('^\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?'
+                   '([Zz]|[+-](0\d|1[0-4]):?[0-5]\d)$');
+
+-- The seconds of a duration like 250ms, 30s, 10m, 2h, 1d or 90; NULL for what is none.
+CREATE OR REPLACE FUNCTION data_manager.duration_seconds(duration text)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN (regexp_match(duration, '^\s*(\d+(?:\.\d+)?)\s*(?:ms|s|m|h|d)?\s*$'))[1]::double precision
+         * CASE substring(duration FROM '(ms|s|m|h|d)\s*$')
+             WHEN 'ms' THEN 0.001::double precision WHEN 'm' THEN 60 WHEN 'h' THEN 3600 WHEN 'd' THEN 86400 ELSE 1 END;

@@ -1,0 +1,66 @@
+"""What systemd hears, and the unit that runs damad."""
+
+import configparser
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from damad import systemd
+
+
+def parsed(text: str) -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(text)
+    return unit
+
+
+def test_the_unit_tells_when_it_is_ready_and_leaves_workers_alone_when_it_stops(tmp_path: Path) -> None:
+    unit = parsed(systemd.unit(working_folder=tmp_path, user=None))
+    assert unit["Service"]["Type"] == "notify"
+    assert unit["Service"]["KillMode"] == "process"
+    assert unit["Service"]["StateDirectory"] == "damad"
+    assert unit["Service"]["WorkingDirectory"] == str(tmp_path)
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+    assert "User" not in unit["Service"]
+
+
+def test_it_runs_this_python_with_the_options_that_were_given(tmp_path: Path) -> None:
+    unit = parsed(systemd.unit(working_folder=tmp_path, user="etl", options=["--pg-env", "north"]))
+    command = unit["Service"]["ExecStart"].split()
+    assert command[0] == sys.executable
+    assert command[-4:] == ["damad", "serve", "--pg-env", "north"]
+    assert unit["Service"]["User"] == "etl"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_itself_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
+    unit = tmp_path / "damad.service"
+    unit.write_text(systemd.unit(working_folder=tmp_path, user=None))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert "damad.service:" not in done.stderr.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_a_notice_is_one_datagram_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    address = str(tmp_path / "notify") if kind == "path" else f"@{tmp_path}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(address.replace("@", "\0", 1) if kind == "abstract" else address)
+        listener.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        assert systemd.notify(READY="1", STATUS="2 pg_envs")
+        assert listener.recv(4096).decode() == "READY=1\nSTATUS=2 pg_envs"
+
+
+def test_outside_of_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not systemd.notify(READY="1")
+
+
+def test_a_socket_that_nobody_reads_harms_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "absent"))
+    assert not systemd.notify(READY="1")
