@@ -13,7 +13,7 @@ DamadError
 │   ├── EventUuidConflict               the uuid belongs to another event
 │   └── IdempotencyConflict             the key belongs to another task
 ├── CursorGone            410, exit 2   a cursor of another cluster: begin again
-├── Unavailable           503, exit 1   Postgres is away
+├── Unavailable           503, exit 2   Postgres is away
 │   └── ContextBusy                     somebody holds the context's row
 ├── NoContext             exit 2        nothing ambient here: outside main and of context.run_in
 ├── TaskFailed            exit 1        the task waited for failed
@@ -135,6 +135,7 @@ class Unavailable(DamadError):
     """Postgres is away. What was sent may be sent again with the same event_uuid."""
 
     status = 503
+    exit_code = 2
     problem = "unavailable"
     title = "Postgres is away"
 

@@ -200,6 +200,30 @@ async def test_a_stop_with_clients_that_wait_ends_with_0(daemon: Daemon) -> None
     writer.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_an_end_in_the_middle_of_launches_burns_nothing(daemon: Daemon, number: int) -> None:
+    site = daemon.site
+    worker = site.worker("def main():\n    return {}\n")
+    ids = [await site.queue(worker) for _ in range(9)]
+    await site.event(ids[0], "dama/task:CLAIMED")
+    await daemon.stop(number)
+    await daemon.start()
+    for id_ in ids:
+        state = await site.ended(id_)
+        assert (state.state, state.attempt) == ("done", 1)
+    await ends_clean(daemon)
+
+
+async def test_a_task_that_was_queued_before_any_daemon_ever_ran_here_runs(site: Site) -> None:
+    worker = site.worker("def main():\n    return {}\n")
+    done = await site.damad("queue", worker, "--json")
+    assert not (site.state_dir / "dama_host_id").exists()
+    daemon = Daemon(site)
+    await daemon.start()
+    assert (await site.ended(done.json["etl_context_id"])).state == "done"
+    await ends_clean(daemon)
+
+
 # --- one daemon a state folder ---
 
 

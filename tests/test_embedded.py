@@ -1,6 +1,7 @@
 """The embedded Postgres: it belongs to whoever uses it, and to nobody else (contract, section 6)."""
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -148,6 +149,7 @@ async def test_a_server_that_crashed_is_started_again(state_dir: Path) -> None:
     pid = int((state_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
     pidfd = os.pidfd_open(pid)
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 60)[0], "it does not end"
     os.close(pidfd)
     second = EmbeddedPostgres(state_dir)
     second.join()
@@ -215,7 +217,7 @@ async def test_a_long_state_path_works(tmp_path: Path) -> None:
 
 
 async def test_a_state_path_of_any_letters_works(tmp_path: Path) -> None:
-    folder = tmp_path / 'it\'s "ein" Zustand & 50%'
+    folder = tmp_path / 'it\'s "ein" Zustand, $(false) `false` \\ & 50%'
     folder.mkdir()
     server = EmbeddedPostgres(folder)
     server.join()

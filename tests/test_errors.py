@@ -31,8 +31,8 @@ def named(kind: type[errors.DamadError]) -> str:
         (errors.VersionConflict, 409, 2),
         (errors.EventUuidConflict, 409, 2),
         (errors.IdempotencyConflict, 409, 2),
-        (errors.Unavailable, 503, 1),
-        (errors.ContextBusy, 503, 1),
+        (errors.Unavailable, 503, 2),
+        (errors.ContextBusy, 503, 2),
     ],
 )
 def test_a_refusal_has_the_status_and_the_exit_code_of_the_contract(

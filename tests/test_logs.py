@@ -78,16 +78,19 @@ async def test_a_log_is_followed_until_its_writer_has_ended_and_to_its_last_byte
     assert await joined(chunks) == "three"
 
 
-async def test_a_follower_goes_on_behind_the_mark_when_the_log_is_cut(ctx: EtlContext, host: Host) -> None:
+async def test_a_follower_goes_on_at_the_new_end_when_the_log_is_cut(ctx: EtlContext, host: Host) -> None:
     file, ended = printed(host, 7, 1, "x" * 1000), asyncio.Event()
     chunks = logs.follow(file, ended.is_set)
     async with asyncio.timeout(SOON):
         assert len(await anext(chunks)) == 1000
         assert logfile.cut(file, 100)
-        printed(host, 7, 1, "after the cut")
-        assert b"after the cut" in await anext(chunks)
+        later = asyncio.ensure_future(anext(chunks))
+        while not later.done():  # what is written before the follower looks again belongs to what it skips
+            printed(host, 7, 1, "y")
+            await asyncio.wait([later], timeout=0.01)
+    assert set(await later) == set(b"y")
     ended.set()
-    assert await joined(chunks) == ""
+    assert set(await joined(chunks)) <= {"y"}
 
 
 async def test_an_unknown_context_has_no_log_to_print(ctx: EtlContext) -> None:

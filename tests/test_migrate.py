@@ -8,6 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from conftest import in_database, sql
+from test_hostile_writers import waits_for_a_lock
 
 from damad.errors import DamadError
 from damad.eventstore import migrate as migration
@@ -20,7 +21,8 @@ from damad.model.event import Event
 SOON = 10.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 OBJECTS = """
-    SELECT c.relname || ' ' || c.relkind::text AS name FROM pg_class c WHERE c.relnamespace = 'data_manager'::regnamespace
+    SELECT c.relname || ' ' || c.relkind::text AS name FROM pg_class c
+      WHERE c.relnamespace = 'data_manager'::regnamespace
     UNION ALL
     SELECT p.oid::regprocedure || ' ' || md5(pg_get_functiondef(p.oid)) FROM pg_proc p
       WHERE p.pronamespace = 'data_manager'::regnamespace
@@ -138,17 +140,16 @@ async def test_it_waits_for_whoever_holds_a_table_and_then_goes_on(empty: Databa
     await migrate(empty)
     holder: Any = await asyncpg.connect(empty.dsn)
     try:
+        await holder.execute("UPDATE data_manager.damad_schema SET checksum = 'another'")
         async with holder.transaction():
-            await holder.execute("UPDATE data_manager.damad_schema SET checksum = 'another'")
             await holder.execute("LOCK TABLE data_manager.event_store IN ACCESS EXCLUSIVE MODE")
-            await holder.execute("SELECT pg_advisory_xact_lock(0)")
             waiting = asyncio.create_task(migrate(empty))
-            await asyncio.wait([waiting], timeout=0.2)
+            await waits_for_a_lock(empty)
+            assert not waiting.done()
         async with asyncio.timeout(SOON):
-            await waiting
+            assert (await waiting).changed
     finally:
         await holder.close()
-    await migrate(empty)
     assert await drift(empty) is None
 
 

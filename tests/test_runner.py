@@ -236,6 +236,11 @@ async def test_expire_in_ends_one_that_ignores_sigterm_too(site: Site) -> None:
     assert_failed(await run_main(site, body, expire_in=0.3), "timeout", None, 9)
 
 
+async def test_expire_in_ends_one_that_has_stopped_itself(site: Site) -> None:
+    outcome = await run_main(site, "os.kill(os.getpid(), signal.SIGSTOP)\nreturn {}", expire_in=0.3)
+    assert_failed(outcome, "timeout", None, 9)
+
+
 async def test_expire_in_is_a_timeout_also_where_the_worker_leaves_when_it_is_asked(site: Site) -> None:
     body = "signal.signal(signal.SIGTERM, lambda *_: os._exit(3))\nwhile True:\n    signal.pause()"
     assert_failed(await run_main(site, body, expire_in=0.3), "timeout", 3)

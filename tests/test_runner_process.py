@@ -3,11 +3,12 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Site, daemon_on, gone, site_of
+from daemon_support import Daemon, Site, daemon_on, gone, site_of, until
 
 from damad import processes
 from damad.processes import Process
@@ -159,6 +160,32 @@ async def test_the_ambient_context_is_set_around_main_also_in_threads(site: Site
     """
     outcome = await site.run(source)
     assert outcome.result == {"ids": [outcome.id] * 3, "pg_env": "local", "attempt": 1, "event": True}
+
+
+async def test_the_lease_is_renewed_while_main_keeps_the_main_thread_busy(site: Site, tmp_path: Path) -> None:
+    source = """
+        import os
+        from damad import events
+
+        def main(event):
+            events.dispatch_sync({"type": ":HERE"})
+            while not os.path.exists(event["payload"]):
+                pass
+            return {}
+    """
+    until_ = "SELECT until FROM data_manager.leases WHERE etl_context_id = $1"
+    id_ = await site.queue(site.worker(source), str(tmp_path / "enough"))
+    await site.event(id_, ":HERE")
+    async with site.databases["local"].connection() as connection:
+        first = await connection.fetchval(until_, id_)
+
+        async def renewed_twice() -> bool:
+            return await connection.fetchval(until_, id_) > first + timedelta(seconds=0.5)
+
+        await until(renewed_twice)
+        (tmp_path / "enough").touch()
+        assert (await site.ended(id_)).attempt == 1
+        assert await connection.fetchval(until_, id_) is None
 
 
 async def test_stdin_is_empty(site: Site) -> None:

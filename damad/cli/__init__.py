@@ -63,13 +63,20 @@ def run(words: Sequence[str]) -> int:
     except CycloptsError as error:
         return _refuse(" ".join(str(error).split()), _REFUSED)
     except DamadError as error:
-        return _refuse(" ".join(str(error).split()), error.exit_code)
+        return _refuse(_said(error), error.exit_code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # who read our output has gone; there is nobody left to tell
         return 141
     return code if isinstance(code, int) else 0
+
+
+def _said(error: DamadError) -> str:
+    """The error as one line, which names the field that is to blame."""
+    line = " ".join(str(error).split())
+    field = (getattr(error, "pointer", None) or "").rpartition("/")[2]
+    return line if field in line else f"{field}: {line}"
 
 
 def _refuse(line: str, exit_code: int) -> int:

@@ -27,7 +27,7 @@ class Settings:
     queue: str | None = None
     "The queue that it waits in (default)."
 
-    priority: str | None = None
+    priority: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     "Higher runs first (0)."
 
     start_after: str | None = None
@@ -75,6 +75,10 @@ class Settings:
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """--json: for programs."""
+
+
+Payload = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""--payload: JSON, which may be a negative number, @FILE, or - for stdin."""
 
 
 def _text(value: Any) -> str:

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from damad.cli.options import Json, Settings, Where
+from damad.cli.options import Json, Payload, Settings, Where
 
 
 def queue(
     worker: str,
     /,
     *,
-    payload: str | None = None,
+    payload: Payload = None,
     wait: Annotated[bool, Parameter(negative="")] = False,
     timeout: str | None = None,
     json: Json = False,
@@ -45,7 +45,7 @@ async def _queue(
     from damad import tasks, units
     from damad.cli import render, session, waiting
 
-    patience = None if timeout is None else units.duration(timeout)
+    patience = None if timeout is None else units.duration(timeout, pointer="/timeout")
     asked = request(worker, payload, settings)
     async with session.opened(where) as ambient:
         queued = (await tasks.queue_many([asked]))[0]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from damad.cli.options import Settings, Where
+from damad.cli.options import Payload, Settings, Where
 
 
 def run(
@@ -13,7 +13,7 @@ def run(
     /,
     *,
     context: str | None = None,
-    payload: str | None = None,
+    payload: Payload = None,
     debug: Annotated[bool, Parameter(negative="")] = False,
     pdb: Annotated[bool, Parameter(negative="")] = False,
     settings: Settings | None = None,

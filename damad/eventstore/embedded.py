@@ -29,6 +29,7 @@ _ORDINARY_UID: Final = "1"
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _LONGEST_SOCKET: Final = 100
 """sockaddr_un holds 107 bytes; Postgres keeps a lock file beside the socket."""
+_SHELL_LETTERS: Final = frozenset("\"'$`\\,\n")
 _START_TRIES, _START_PAUSE = 20, 0.25
 _OPTIONS: Final = "-c listen_addresses= -c unix_socket_permissions=0700 -c max_connections=300"
 
@@ -79,7 +80,8 @@ class EmbeddedPostgres:
         if sockets.stat().st_uid != os.geteuid() or sockets.stat().st_mode & 0o077:
             raise ConfigError(f"the folder {sockets} is not ours alone; remove it")
         options = f"{_OPTIONS} -c unix_socket_directories='{sockets}'"
-        command = ("pg_ctl", "-D", self.data, "-l", self.folder / "log", "-o", options, "-w", "-t", "60", "start")
+        data, log = self._named(self.data), self._named(self.folder / "log")
+        command = ("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "-t", "60", "start")
         for _ in range(_START_TRIES - 1):
             try:
                 return self._run(*command)
@@ -97,7 +99,11 @@ class EmbeddedPostgres:
 
     def _stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
-            self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "-t", "60", "stop")
+            self._run("pg_ctl", "-D", self._named(self.data), "-m", "fast", "-w", "-t", "60", "stop")
+
+    def _named(self, path: Path) -> str:
+        """The path as pg_ctl may be told it, who hands it to a shell: from its folder if it means something to one."""
+        return str(path.relative_to(self.folder)) if _SHELL_LETTERS & set(str(path)) else str(path)
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [*_as_ordinary_user(), str(_binaries() / program), *map(str, arguments)]
@@ -108,7 +114,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd="/",
+                cwd=self.folder,
                 env=_environment(),
                 check=False,
             )
@@ -128,7 +134,7 @@ class EmbeddedPostgres:
 
     def _socket_dir(self) -> Path:
         beside = self.folder / "run"
-        if len(os.fsencode(beside / _SOCKET_NAME)) <= _LONGEST_SOCKET:
+        if len(os.fsencode(beside / _SOCKET_NAME)) <= _LONGEST_SOCKET and not _SHELL_LETTERS & set(str(beside)):
             return beside
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"damad-{os.geteuid()}-{digest}"

@@ -64,7 +64,7 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _translate(error) from error
-    except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
         if isinstance(error, asyncpg.InterfaceError) and not _lost_connection(error):
             raise
         raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error

@@ -1,0 +1,274 @@
+"""`damad run`: one task on this terminal, without any daemon, under a debugger if asked."""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from daemon_support import SOON, Daemon, Site, site_of
+
+from damad import processes
+from damad.runner.debugging import PORT
+
+DEBUGGED = """
+def main(event):
+    first = event["payload"] + 1
+    second = first * 2
+    return {"second": second}
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def site(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with site_of(tmp_path_factory.mktemp("run"), template, DAMAD_GRACE="500ms") as site:
+        site.worker("def main(event):\n    print('printed')\n    return {'got': event['payload']}\n", "echo.py")
+        yield site
+        await site.quiet()
+        await site.verified()
+
+
+async def only_task(site: Site) -> int:
+    """The id of the newest task."""
+    return (await site.store().tasks(limit=1))[0].etl_context_id
+
+
+async def test_the_result_is_on_stdout_and_what_the_worker_printed_on_stderr(site: Site) -> None:
+    done = await site.damad("run", "echo.py", "--payload", '{"n": 1}')
+    assert (done.code, done.json) == (0, {"got": {"n": 1}})
+    assert done.out.count("\n") == 1
+    assert "printed" in done.err
+    assert await site.types(await only_task(site)) == [":INITIAL", "CLAIMED", "STARTED", ":FINAL"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("raise ValueError('seven')", "ValueError: seven"), ("return None", "no_final"), ("os._exit(7)", "exit code 7"),
+     ("os.kill(os.getpid(), 9)", "signal 9"), ("raise SystemExit(0)", "SystemExit")],
+)  # fmt: skip
+async def test_a_failure_is_on_stderr_and_ends_with_1_and_is_not_retried(site: Site, body: str, says: str) -> None:
+    done = await site.damad("run", site.worker(f"import os\n\ndef main():\n    {body}\n"))
+    assert (done.code, done.out) == (1, "")
+    assert says in done.err
+    state = await site.state(await only_task(site))
+    assert (state.state, state.attempt) == ("failed", 1)
+
+
+async def test_it_is_retried_if_that_is_asked(site: Site) -> None:
+    worker = site.worker("import os\n\ndef main():\n    1 / (int(os.environ['DAMAD_ATTEMPT']) - 1)\n    return {}\n")
+    done = await site.damad("run", worker, "--retry-limit", "1", "--retry-delay", "10ms")
+    assert (done.code, done.json) == (0, {})
+
+
+async def test_a_cancelled_run_ends_with_2(site: Site) -> None:
+    with site.gate() as gate:
+        payload = json.dumps({"gate": str(gate.path)})
+        async with site.command("run", "hold.py", "--payload", payload) as command, asyncio.timeout(SOON):
+            id_ = await here(site)
+            await site.cancel(id_)
+            out, err = await command.communicate()
+    assert (command.returncode, out) == (2, b"")
+    assert b"cancelled" in err
+
+
+async def here(site: Site) -> int:
+    """The id of the task that runs, once it does."""
+    while True:
+        running = await site.store().tasks(states=["running"], limit=1)
+        if running:
+            await site.event(running[0].etl_context_id, ":HERE")
+            return running[0].etl_context_id
+
+
+async def test_ctrl_c_is_heard_by_the_worker_which_says_how_it_ended(site: Site) -> None:
+    with site.gate() as gate:
+        payload = json.dumps({"gate": str(gate.path)})
+        async with site.command("run", "hold.py", "--payload", payload) as command, asyncio.timeout(SOON):
+            worker = await site.process(await here(site))
+            os.kill(command.pid, signal.SIGINT)
+            processes.send(worker, signal.SIGINT)
+            out, err = await command.communicate()
+    assert (command.returncode, out) == (1, b"")
+    assert b"KeyboardInterrupt" in err
+
+
+async def test_a_daemon_beside_it_does_not_take_its_task(site: Site) -> None:
+    daemon = Daemon(site)
+    await daemon.start()
+    done = await site.damad("run", site.worker("import os\n\ndef main():\n    return {'pid': os.getppid()}\n"))
+    assert done.code == 0
+    claim = (await site.events(await only_task(site), "dama/task:CLAIMED"))[0]
+    assert str(daemon.pid) not in claim.payload["holder"].split("/")
+    assert await daemon.stop() == 0
+
+
+async def test_a_worker_for_the_daemon_runs_in_a_process_here(site: Site) -> None:
+    worker = site.worker("import os\n\nasync def main():\n    return {'n': 1}\n")
+    assert (await site.damad("run", worker, "--run-in", "daemon")).json == {"n": 1}
+
+
+async def test_the_worker_reads_the_terminal(site: Site) -> None:
+    worker = site.worker("def main():\n    return {'read': input()}\n")
+    done = await site.damad("run", worker, stdin="a line\n")
+    assert (done.code, done.json) == (0, {"read": "a line"})
+
+
+async def test_expire_in_is_kept_without_a_daemon(site: Site) -> None:
+    done = await site.damad(
+        "run", site.worker("import signal\n\ndef main():\n    signal.pause()\n"), "--expire-in", "300ms"
+    )
+    assert (done.code, done.out) == (1, "")
+    assert "timeout" in done.err
+
+
+async def test_a_worker_goes_on_when_its_run_is_killed(site: Site) -> None:
+    with site.gate() as gate:
+        payload = json.dumps({"gate": str(gate.path)})
+        async with site.command("run", "hold.py", "--payload", payload) as command:
+            async with asyncio.timeout(SOON):
+                id_ = await here(site)
+            command.kill()
+            await command.wait()
+    assert (await site.ended(id_)).state == "done"
+
+
+async def test_who_waits_for_a_task_where_no_daemon_runs_is_told_so(site: Site) -> None:
+    async with site.command("queue", "echo.py", "--wait") as command, asyncio.timeout(SOON):
+        assert command.stderr is not None
+        assert b"no daemon" in await command.stderr.readline()
+        id_ = await only_task(site)
+        done = await site.damad("run", "--context", str(id_))
+        assert done.code == 0
+        assert json.loads((await command.communicate())[0]) == done.json
+
+
+# --- --context ---
+
+
+@pytest.mark.parametrize("given", [{}, {"start_after": "1h"}, {"run_in": "daemon"}])
+async def test_a_queued_task_is_claimed_and_run(site: Site, given: dict[str, Any]) -> None:
+    id_ = await site.queue(site.worker("async def main():\n    return {'n': 1}\n"), **given)
+    done = await site.damad("run", "--context", str(id_))
+    assert (done.code, done.json) == (0, {"n": 1})
+    assert "REQUEUED" not in await site.types(id_)
+
+
+async def test_a_failed_and_a_cancelled_task_are_requeued_and_run(site: Site) -> None:
+    worker = site.worker("def main():\n    raise ValueError\n")
+    await site.damad("run", worker)
+    failed = await only_task(site)
+    (site.workers / worker).write_text("def main():\n    return {'n': 2}\n")
+    done = await site.damad("run", "--context", str(failed))
+    assert (done.code, done.json) == (0, {"n": 2})
+    assert (await site.state(failed)).attempt == 2
+    cancelled = await site.queue(worker)
+    await site.cancel(cancelled)
+    done = await site.damad("run", "--context", str(cancelled))
+    assert (done.code, done.json) == (0, {"n": 2})
+    assert "REQUEUED" in await site.types(cancelled)
+
+
+async def test_a_task_that_waits_for_its_retry_is_run_now(site: Site) -> None:
+    worker = site.worker("def main():\n    raise ValueError\n")
+    async with site.command("run", worker, "--retry-limit", "3", "--retry-delay", "1h") as command:
+        id_ = None
+        async with asyncio.timeout(SOON):
+            while id_ is None:
+                waiting = await site.store().tasks(states=["retrying"], limit=1)
+                id_ = waiting[0].etl_context_id if waiting else None
+        command.kill()
+        await command.wait()
+    (site.workers / worker).write_text("def main():\n    return {'n': 3}\n")
+    done = await site.damad("run", "--context", str(id_))
+    assert (done.code, done.json) == (0, {"n": 3})
+
+
+async def test_a_running_and_a_done_task_are_refused(site: Site) -> None:
+    with site.gate() as gate:
+        payload = json.dumps({"gate": str(gate.path)})
+        async with site.command("run", "hold.py", "--payload", payload) as command, asyncio.timeout(SOON):
+            id_ = await here(site)
+            done = await site.damad("run", "--context", str(id_))
+            assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+            assert "running" in done.err
+            gate.open()
+            await command.communicate()
+    done = await site.damad("run", "--context", str(id_))
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert "done" in done.err
+
+
+# --- debuggers ---
+
+
+async def test_pdb_stops_at_the_first_line_of_main_and_goes_on_as_told(site: Site) -> None:
+    script = "p 'payload is', event['payload']\nnext\np 'first is', first\ncontinue\n"
+    done = await site.damad("run", site.worker(DEBUGGED), "--payload", "4", "--pdb", stdin=script)
+    assert (done.code, done.out) == (0, '{"second":10}\n')
+    assert "('payload is', 4)" in done.err
+    assert "('first is', 5)" in done.err
+
+
+async def test_pdb_stops_in_an_async_main_too(site: Site) -> None:
+    worker = site.worker("async def main(event):\n    n = 7\n    return {'n': n}\n")
+    done = await site.damad("run", worker, "--pdb", stdin="next\np 'n is', n\ncontinue\n")
+    assert (done.code, done.json) == (0, {"n": 7})
+    assert "('n is', 7)" in done.err
+
+
+async def test_pdb_stops_where_main_raises_and_then_the_failure_is_recorded(site: Site) -> None:
+    worker = site.worker("def main(event):\n    reason = 'seven'\n    raise ValueError(reason)\n")
+    done = await site.damad("run", worker, "--pdb", stdin="continue\np 'reason is', reason\nquit\n")
+    assert done.code == 1
+    assert "('reason is', 'seven')" in done.err
+    assert (await site.state(await only_task(site))).error["kind"] == "exception"
+
+
+@contextmanager
+def the_port() -> Iterator[None]:
+    """One debugged run at a time on this machine, for the port is always the same."""
+    with (Path(tempfile.gettempdir()) / "damad-tests-debug.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+async def test_debug_waits_for_a_client_before_main_is_called(site: Site) -> None:
+    pytest.importorskip("debugpy")
+    with the_port():
+        async with site.command("run", site.worker(DEBUGGED), "--payload", "4", "--debug") as command:
+            assert command.stderr is not None
+            async with asyncio.timeout(SOON):
+                while f":{PORT}".encode() not in await command.stderr.readline():
+                    pass
+                reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+                await attach(reader, writer)
+                out, _ = await command.communicate()
+                writer.close()
+    assert (command.returncode, json.loads(out)) == (0, {"second": 10})
+
+
+async def attach(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says what an editor says to attach, in the Debug Adapter Protocol, until the program may go on."""
+    for number, (command, arguments) in enumerate(
+        [("initialize", {"adapterID": "test"}), ("attach", {"justMyCode": True}), ("configurationDone", {})], 1
+    ):
+        if command == "configurationDone":
+            await heard(reader, "event", "initialized")
+        message = json.dumps({"seq": number, "type": "request", "command": command, "arguments": arguments})
+        writer.write(f"Content-Length: {len(message)}\r\n\r\n{message}".encode())
+        await writer.drain()
+
+
+async def heard(reader: asyncio.StreamReader, type_: str, name: str) -> None:
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        message = json.loads(await reader.readexactly(int(head.split(b":")[1])))
+        if (message["type"], message.get(type_)) == (type_, name):
+            return
