@@ -14,7 +14,8 @@ DamadError
 │   └── IdempotencyConflict             the key belongs to another task
 ├── CursorGone            410, exit 2   a cursor of another cluster: begin again
 ├── Unavailable           503, exit 2   Postgres is away
-│   └── ContextBusy                     somebody holds the context's row
+│   ├── ContextBusy                     somebody holds the context's row
+│   └── SchemaMissing     exit 2        it has no damad schema, or an older one
 ├── NoContext             exit 2        nothing ambient here: outside main and of context.run_in
 ├── TaskFailed            exit 1        the task waited for failed
 ├── TaskCancelled         exit 2        the task waited for was cancelled
@@ -145,6 +146,14 @@ class ContextBusy(Unavailable):
 
     problem = "busy"
     title = "The context is busy"
+
+
+class SchemaMissing(Unavailable):
+    """The database has no damad schema yet, or an older one: `damad migrate` makes it."""
+
+    exit_code = 2
+    problem = "schema-missing"
+    title = "No damad schema"
 
 
 class NoContext(DamadError):

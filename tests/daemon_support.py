@@ -211,7 +211,8 @@ class Site:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            async with asyncio.timeout(SOON):  # it ends when nobody holds its stdout and stderr any more
+                await process.wait()
 
     # --- processes ---
 

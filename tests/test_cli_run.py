@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, site_of
+from daemon_support import SOON, Daemon, Site, gone, site_of
 
 from damad import processes
 from damad.runner.debugging import PORT
@@ -131,11 +131,14 @@ async def test_expire_in_is_kept_without_a_daemon(site: Site) -> None:
 async def test_a_worker_goes_on_when_its_run_is_killed(site: Site) -> None:
     with site.gate() as gate:
         payload = json.dumps({"gate": str(gate.path)})
-        async with site.command("run", "hold.py", "--payload", payload) as command:
-            async with asyncio.timeout(SOON):
-                id_ = await here(site)
+        async with site.command("run", "hold.py", "--payload", payload) as command, asyncio.timeout(SOON):
+            id_ = await here(site)
+            runs = processes.identify(command.pid)
+            assert runs is not None
             command.kill()
-            await command.wait()
+            await gone(runs)
+            assert (await site.state(id_)).state == "running"
+            gate.open()
     assert (await site.ended(id_)).state == "done"
 
 

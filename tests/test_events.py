@@ -244,7 +244,7 @@ async def test_a_commit_that_is_refused_or_lost_says_so_in_damads_words(here: He
             async with events.transaction() as db:
                 await events.dispatch({"type": "x:LOADED"})
                 async with context.current().store.database.connection() as other:
-                    await other.execute("SELECT pg_terminate_backend($1)", db.get_server_pid())
+                    await other.execute("SELECT pg_terminate_backend($1, 10000)", db.get_server_pid())
         assert (await tasks.status()).version == 3
 
 

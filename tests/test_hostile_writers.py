@@ -317,3 +317,27 @@ async def test_a_savepoint_that_is_rolled_back_leaves_no_gap(plain: Plain, datab
         await plain.execute(INSERT, id_, ":B", None, None, None)
     await nothing_is_amiss(database)
     assert await plain.fetchval("SELECT version FROM data_manager.etl_contexts") == 3
+
+
+async def test_an_append_that_is_not_committed_yet_keeps_nobody_from_queueing_a_child(
+    plain: Plain, store: EventStore
+) -> None:
+    parent = await context_with(plain, (":INITIAL", None))
+    async with plain.transaction():
+        await plain.execute(INSERT, parent, ":A", None, None, None)
+        async with asyncio.timeout(SOON):
+            child = await store.create_context(parent_context_id=parent)
+    assert (await store.state(child)).parent_context_id == parent
+
+
+async def test_an_attempt_that_failed_while_it_was_cancelled_is_cancelled_in_one_statement(
+    plain: Plain, store: EventStore
+) -> None:
+    id_ = await running(plain)
+    error = Append(etl_context_id=id_, event=Event(type="dama/task:ERROR", payload={"kind": "signal"}), fence=1)
+    gone = Append(etl_context_id=id_, event=Event(type="dama/task:CANCELLED"), fence=1)
+    await plain.execute(INSERT, id_, "dama/task:CANCEL_REQUESTED", None, None, None)
+    with pytest.raises(errors.Conflict, match="one statement"):
+        await store.append([error])
+    await store.append([error, gone])
+    assert (await store.state(id_)).state == "cancelled"

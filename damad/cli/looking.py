@@ -167,14 +167,17 @@ def logs(
 
 
 async def _logs(id_: str, attempt: int | None, follow: bool, json: bool, where: Where) -> int:
+    import codecs
+
     from damad import logs as core
     from damad.cli import render, session
 
+    text = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a chunk may end within a character
     async with session.opened(where):
         etl_context_id = session.etl_context_id(id_)
         async for chunk in await core.printed(etl_context_id, attempt, live=follow):
             if json:
-                render.as_json_line({"etl_context_id": etl_context_id, "text": chunk.decode(errors="replace")})
+                render.as_json_line({"etl_context_id": etl_context_id, "text": text.decode(chunk)})
             else:
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()

@@ -20,6 +20,7 @@ from damad.errors import (
     IllegalTransition,
     InvalidInput,
     NotFound,
+    SchemaMissing,
     StaleFence,
     Unavailable,
     VersionConflict,
@@ -42,6 +43,9 @@ _AWAY: Final = ("08", "57P", "53", "58")
 
 _MISFITS: Final = ("22000", "22P05", "22021")
 """What asyncpg cannot send as the type that a statement takes, and text that Postgres does not hold."""
+
+_NO_SUCH_OBJECT: Final = ("3F000", "42P01", "42883", "42703")
+"""SQLSTATEs: no such schema, table, function, column."""
 
 _BY_CONSTRAINT: Final = {
     "event_store_uuid_key": (EventUuidConflict, "the event_uuid is in the log already"),
@@ -80,6 +84,8 @@ def _translate(error: asyncpg.PostgresError) -> DamadError:
         return ContextBusy("somebody holds this context in an open transaction; try again")
     if state in _MISFITS:
         return InvalidInput(f"this does not fit into the log: {_first_line(error)}")
+    if state in _NO_SUCH_OBJECT and "data_manager" in str(error):
+        return SchemaMissing(f"there is no damad schema, or an older one ({_first_line(error)}); run `damad migrate`")
     if state.startswith(_AWAY):
         return Unavailable(f"Postgres is away: {_first_line(error)}")
     constraint = getattr(error, "constraint_name", None)

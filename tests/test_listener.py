@@ -1,0 +1,134 @@
+"""Hints from Postgres: they wake whoever waits, and none that is lost stops anybody."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from damad.eventstore import listener
+from damad.eventstore.pools import Database
+from damad.eventstore.store import Append, EventStore
+from damad.model.event import SETTINGS_KEY, Event
+
+LONG = 60.0
+"""A wait that ends by a hint or makes the test fail."""
+
+
+@pytest.fixture(autouse=True)
+def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is woken but by a hint."""
+    monkeypatch.setattr(listener, "DEAF_INTERVAL", LONG)
+
+
+async def context_with(store: EventStore, *types: str) -> int:
+    id_ = await store.create_context()
+    for type_ in types:
+        await store.append([Append(etl_context_id=id_, event=Event(type=type_))])
+    return id_
+
+
+async def silent(bell: listener.Subscription) -> None:
+    """Whatever rang before is over."""
+    while await bell.wait(0):
+        pass
+
+
+async def test_an_event_wakes_those_who_wait_for_its_context_and_for_all(database: Database, store: EventStore) -> None:
+    id_, other = await context_with(store, ":INITIAL"), await context_with(store, ":INITIAL")
+    ear = database.listener()
+    with (
+        ear.subscribe(listener.EVENT, id_) as mine,
+        ear.subscribe(listener.EVENT) as every,
+        ear.subscribe(listener.EVENT, other) as others,
+        ear.subscribe(listener.TASK) as task,
+    ):
+        assert await ear.proves(LONG)
+        for bell in (mine, every, others, task):
+            await silent(bell)
+        await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
+        assert await mine.wait(LONG) and await every.wait(LONG)
+        assert not await others.wait(0) and not await task.wait(0)
+
+
+async def test_what_a_scheduler_may_act_upon_wakes_it(database: Database, store: EventStore) -> None:
+    id_ = await store.create_context()
+    with database.listener().subscribe(listener.TASK) as bell:
+        assert await database.listener().proves(LONG)
+        await silent(bell)
+        meta = {SETTINGS_KEY: {"worker": "ok.py"}}
+        await store.append([Append(etl_context_id=id_, event=Event(type=":INITIAL", meta=meta))])
+        assert await bell.wait(LONG)
+        for types in (["dama/task:CANCEL_REQUESTED"], ["dama/task:CANCELLED"], ["dama/task:REQUEUED"], [":FINAL"]):
+            await store.append([Append(etl_context_id=id_, event=Event(type=type_)) for type_ in types])
+            assert await bell.wait(LONG), types
+
+
+async def test_a_bell_that_rang_before_anybody_waited_is_heard_once(database: Database, store: EventStore) -> None:
+    id_ = await context_with(store, ":INITIAL")
+    with (
+        database.listener().subscribe(listener.EVENT, id_) as bell,
+        database.listener().subscribe(listener.EVENT, id_) as second,
+    ):
+        assert await database.listener().proves(LONG)
+        await silent(bell)
+        await silent(second)
+        for _ in range(3):
+            await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
+        assert await second.wait(LONG)
+        assert await bell.wait(LONG)
+
+
+async def test_a_listener_whose_connection_ends_comes_back_and_wakes_everybody(
+    database: Database, store: EventStore, plain: Any
+) -> None:
+    id_ = await context_with(store, ":INITIAL")
+    with database.listener().subscribe(listener.EVENT, id_) as bell:
+        assert await database.listener().proves(LONG)
+        await silent(bell)
+        # The listener's last statement is its own NOTIFY.
+        killed = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND query LIKE 'NOTIFY %DAMAD_PING%'"
+        )
+        assert await plain.fetchval(killed)
+        assert await bell.wait(LONG), "a hint may have been lost meanwhile"
+        await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
+        assert await bell.wait(LONG)
+
+
+async def test_what_is_rolled_back_wakes_nobody_and_progress_neither(
+    database: Database, store: EventStore, plain: Any
+) -> None:
+    id_ = await context_with(store)
+    meta = {SETTINGS_KEY: {"worker": "ok.py"}}
+    claimed = {"fence": 1, "host_id": None}
+    await store.append(
+        [
+            Append(etl_context_id=id_, event=Event(type=":INITIAL", meta=meta)),
+            Append(etl_context_id=id_, event=Event(type="dama/task:CLAIMED", payload=claimed)),
+            Append(etl_context_id=id_, event=Event(type="dama/task:STARTED", payload={"attempt": 1})),
+        ]
+    )
+    heard: list[str] = []
+    await plain.add_listener(listener.EVENT, lambda *said: heard.append(str(said[-1])))
+    with pytest.raises(ZeroDivisionError):
+        async with store.transaction() as connection:
+            event = Append(etl_context_id=id_, event=Event(type=":A"))
+            await store.append([event], on=connection)
+            raise ZeroDivisionError
+    await store.append([Append(etl_context_id=id_, event=Event(type="dama/task:PROGRESS", payload={}))])
+    other = await context_with(store, ":INITIAL")
+    async with asyncio.timeout(LONG):
+        while not heard:
+            await plain.execute("SELECT 1")
+    assert heard == [str(other)]
+
+
+async def test_a_listener_that_is_closed_leaves_no_connection(database: Database, plain: Any) -> None:
+    with database.listener().subscribe(listener.EVENT):
+        assert await database.listener().proves(LONG)
+    await database.close()
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(LONG):
+        while await plain.fetchval(listening):
+            pass

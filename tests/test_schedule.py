@@ -1,0 +1,172 @@
+"""Claims and leases: who may run a task, in which order, and until when."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from damad import errors
+from damad.eventstore import leases
+from damad.eventstore.pools import Database
+from damad.eventstore.schedule import Schedule
+from damad.eventstore.store import Append, EventStore, NewTask
+from damad.eventstore.verify import verify
+from damad.model.event import SETTINGS_KEY, Event
+
+HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
+SOON = 10.0
+"""Seconds in which what must happen has happened, however busy the machine is."""
+
+
+@pytest.fixture
+def schedule(database: Database) -> Schedule:
+    """The tasks as HOST sees them."""
+    return Schedule(database, HOST)
+
+
+async def queued(store: EventStore, host: str | None = HOST, **settings: Any) -> int:
+    given = {"worker": "ok.py", **settings} | ({} if host is None else {"dama_host_id": host})
+    initial = Event(type=":INITIAL", meta={SETTINGS_KEY: given}, event_uuid=uuid4())
+    return (await store.queue([NewTask(initial=initial)]))[0].etl_context_id
+
+
+async def claim(schedule: Schedule, slots: int = 10, *, queue: str = "default", **given: Any) -> list[int]:
+    return await schedule.claim(queue, slots, **{"shared": False, "holder": "me", "lease": 60.0, **given})
+
+
+async def append(store: EventStore, id_: int, *types: str, payload: Any = None, fence: int | None = None) -> None:
+    events = [Event(type=type_, payload=payload) for type_ in types]
+    await store.append([Append(etl_context_id=id_, event=event, fence=fence) for event in events])
+
+
+async def test_higher_priority_is_claimed_first_and_the_oldest_of_equal_ones(
+    store: EventStore, schedule: Schedule
+) -> None:
+    ids = [await queued(store, priority=priority) for priority in (0, 5, 0, 5, -1, 7)]
+    order = [ids[place] for place in (5, 1, 3, 0, 2, 4)]
+    assert [(await claim(schedule, 1))[0] for _ in range(3)] == order[:3]
+    assert set(await claim(schedule, 2)) == set(order[3:5])
+    assert await claim(schedule) == order[5:]
+    assert await claim(schedule) == []
+
+
+async def test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared(
+    store: EventStore, schedule: Schedule
+) -> None:
+    mine, theirs, anyones = [await queued(store, host) for host in (HOST, ELSEWHERE, None)]
+    assert set(await claim(schedule)) == {mine, anyones}
+    assert await claim(schedule) == []
+    assert await claim(schedule, shared=True) == [theirs]
+
+
+async def test_each_queue_is_claimed_for_itself(store: EventStore, schedule: Schedule) -> None:
+    first, second = await queued(store, queue="one"), await queued(store, queue="two")
+    assert set(await schedule.queues_with_work()) == {"one", "two"}
+    assert await claim(schedule, queue="one") == [first]
+    assert await schedule.queues_with_work() == ["two"]
+    assert await claim(schedule, queue="two") == [second]
+    assert await schedule.queues_with_work() == []
+
+
+async def test_a_task_waits_for_its_time(store: EventStore, schedule: Schedule) -> None:
+    assert await schedule.next_due() is None
+    await queued(store, start_after=3600)
+    soon = await queued(store, start_after=0.2)
+    due = await schedule.next_due()
+    assert due is not None and due <= 0.2
+    async with asyncio.timeout(SOON):
+        while not (claimed := await claim(schedule)):
+            assert (await schedule.next_due() or 0) <= 3600
+    assert claimed == [soon]
+
+
+async def test_a_context_that_somebody_holds_is_left_out_and_not_waited_for(
+    store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    held, free = await queued(store), await queued(store)
+    async with plain.transaction():
+        await plain.execute("SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE", held)
+        async with asyncio.timeout(SOON):
+            assert await claim(schedule, 1) == [free]
+    assert await claim(schedule, 1) == [held]
+
+
+async def test_many_who_claim_at_once_claim_each_task_once(store: EventStore, schedule: Schedule) -> None:
+    ids = {await queued(store) for _ in range(30)}
+    claimed = await asyncio.gather(*(claim(schedule, 7, holder=f"h{n}") for n in range(10)))
+    together = [id_ for some in claimed for id_ in some]
+    assert sorted(together) == sorted(set(together))
+    together += await claim(schedule, 30)
+    assert set(together) == ids and len(together) == 30
+    assert (await verify(store.database)).mismatches == []
+
+
+async def test_a_claim_raises_the_fence_and_gives_a_lease(store: EventStore, schedule: Schedule) -> None:
+    id_ = await queued(store)
+    for fence in (1, 2):
+        await claim(schedule)
+        assert await leases.fence_of(store.database, id_) == fence
+        claimed = (await store.read(id_))[-1]
+        assert claimed.type == "dama/task:CLAIMED"
+        assert (claimed.payload["fence"], claimed.payload["host_id"]) == (fence, HOST)
+        assert claimed.payload["lease_until"] > claimed.created_timestamp.isoformat()
+        await append(store, id_, "dama/task:RELEASED", fence=fence)
+        assert await leases.fence_of(store.database, id_) is None
+
+
+async def test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only(
+    store: EventStore, schedule: Schedule
+) -> None:
+    id_, database = await queued(store), store.database
+    await claim(schedule, holder="supervisor")
+
+    async def take(fence: int, claimer: str) -> bool:
+        return await leases.take(database, id_, fence, claimer=claimer, holder="runner", lease=60.0)
+
+    assert not await take(1, "somebody else")
+    assert not await take(2, "supervisor")
+    assert await take(1, "supervisor")
+    assert await take(1, "supervisor"), "the same runner may ask again, for its answer may have been lost"
+    assert await leases.renew(database, id_, 1, 60.0)
+    assert not await leases.renew(database, id_, 2, 60.0)
+    await append(store, id_, ":FINAL")
+    assert not await leases.renew(database, id_, 1, 60.0)
+
+
+async def test_a_lease_is_renewed_while_somebody_holds_the_context(
+    store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    id_ = await queued(store)
+    await claim(schedule)
+    async with plain.transaction():
+        await plain.execute("SELECT FROM data_manager.etl_contexts FOR NO KEY UPDATE")
+        async with asyncio.timeout(SOON):
+            assert await leases.renew(store.database, id_, 1, 60.0)
+            await leases.set_waiting(store.database, id_, 1, True)
+            assert [task.waiting for task in await schedule.held()] == [True]
+
+
+async def test_what_a_host_holds_is_known_with_how_it_started(store: EventStore, schedule: Schedule) -> None:
+    id_ = await queued(store)
+    await claim(schedule, lease=0.0)
+    started = {"attempt": 1, "pid": 4711, "start_time": 7, "boot_id": "b"}
+    await append(store, id_, "dama/task:STARTED", payload=started, fence=1)
+    (held,) = await schedule.held()
+    assert (held.etl_context_id, held.state, held.fence, held.attempt) == (id_, "running", 1, 1)
+    assert (held.started, held.holder, held.lease_over) == (started, "me", True)
+    assert await Schedule(store.database, ELSEWHERE).held() == []
+
+
+async def test_one_task_may_be_claimed_by_name_where_its_state_allows_it(store: EventStore, schedule: Schedule) -> None:
+    id_ = await queued(store, ELSEWHERE, start_after=3600)
+    await schedule.claim_one(id_, holder="me", lease=60.0)
+    with pytest.raises(errors.IllegalTransition):
+        await schedule.claim_one(id_, holder="me", lease=60.0)
+    with pytest.raises(errors.DamadError):
+        await schedule.claim_one(4711, holder="me", lease=60.0)
+    context = await store.create_context()
+    await append(store, context, ":INITIAL")
+    with pytest.raises(errors.Conflict):
+        await schedule.claim_one(context, holder="me", lease=60.0)
