@@ -81,7 +81,9 @@ class Database:
         try:
             yield connection
         finally:
-            await pool.release(connection)
+            # One that Postgres ended meanwhile cannot be reset: the pool has dropped it then, and nothing is lost.
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                await pool.release(connection)
 
     async def fetch(
         self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None, repeatable: bool = True
