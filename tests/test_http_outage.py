@@ -80,17 +80,6 @@ async def test_a_stream_outlasts_an_outage_and_skips_nothing(house: House, postg
         assert (await stream.types(1), await tree.types(1)) == ([":A"], [":A"])
 
 
-async def test_a_fault_of_ours_is_a_problem_too_and_tells_no_secrets(
-    house: House, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with house.database.connection() as connection:
-        await connection.execute("ALTER VIEW data_manager.context_states RENAME COLUMN is_task TO was_task")
-    async with house.get("/contexts/1") as response:
-        document = await refusal(response, 500, "internal")
-    assert "is_task" not in str(document)
-    assert "is_task" in caplog.text or "KeyError" in caplog.text
-
-
 async def test_a_context_that_somebody_holds_is_503_busy(house: House) -> None:
     context = await house.new_context()
     async with house.store.transaction() as connection:
