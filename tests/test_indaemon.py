@@ -23,8 +23,8 @@ HERE = """
     from damad import context, events
 
     async def main(event):
-        await events.dispatch({{"type": ":HERE"}})
         try:
+            await events.dispatch({{"type": ":HERE"}})
             {wait}
         finally:
             print("tidied up")
@@ -170,6 +170,13 @@ async def test_many_run_at_once_each_in_its_own_context(site: Site) -> None:
         assert await site.log(id_) == f"printed by {id_}\n"
 
 
+async def test_a_task_that_gets_due_while_the_daemon_looks_is_not_overlooked(site: Site) -> None:
+    worker = site.worker("async def main():\n    return {}\n")
+    for microseconds in range(0, 8000, 50):
+        id_ = await site.queue(worker, queue="inside", start_after=microseconds / 1e6)
+        assert (await site.ended(id_)).state == "done"
+
+
 async def test_a_retry_runs_the_file_as_it_is_then(site: Site) -> None:
     worker = site.worker("async def main():\n    raise ValueError\n")
     id_ = await site.queue(worker, queue="inside", retry_limit=1, retry_delay="1h")
@@ -289,13 +296,20 @@ async def test_a_worker_that_does_not_end_keeps_no_daemon_from_stopping(another:
     assert (await site.types(id_))[-1] == "RELEASED"
 
 
-async def test_a_worker_that_swallows_its_cancellation_is_not_said_to_be_cancelled(another: Daemon) -> None:
-    site = another.site
-    wait = (
-        "try:\n                await asyncio.sleep(3600)\n            except asyncio.CancelledError:\n"
-        "                await events.dispatch({'type': ':SWALLOWED'})\n                await asyncio.sleep(3600)"
-    )
-    id_ = await site.queue(site.worker(HERE.format(wait=wait)), queue="inside")
+async def test_a_worker_that_swallows_its_cancellation_is_not_said_to_be_cancelled(site: Site) -> None:
+    source = """
+        import asyncio
+        from damad import events
+
+        async def main():
+            try:
+                await events.dispatch({"type": ":HERE"})
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await events.dispatch({"type": ":SWALLOWED"})
+                await asyncio.sleep(3600)
+    """
+    id_ = await site.queue(site.worker(source), queue="inside")
     await site.event(id_, ":HERE")
     await site.cancel(id_)
     await site.event(id_, ":SWALLOWED")  # it lives on, until it is told again after the grace

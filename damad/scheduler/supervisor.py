@@ -119,6 +119,7 @@ class Supervisor:
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
             self._quiet.set()
+        due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
         if self._only is not None:
             claimed = await self._claim_one(self._only)
         else:
@@ -126,7 +127,6 @@ class Supervisor:
         if claimed:
             return 0.0
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
-        due = await self._schedule.next_due()
         return min([poll, *moments, *([] if due is None else [due + 0.001])])
 
     async def _attend(self, task: HeldTask) -> float:
