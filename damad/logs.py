@@ -1,6 +1,8 @@
 """What a worker printed: one file an attempt in the state folder, stdout and stderr in the order they came."""
 
 import asyncio
+import errno
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -107,21 +109,36 @@ async def read(file: Path) -> AsyncIterator[bytes]:
 async def follow(file: Path, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The log from its beginning, then what is added, until `ended()` is true and everything was read.
 
-    A log over its limit is cut in its middle while it grows; a reader then goes on at its new end.
+    A log over its limit has a hole in its middle, which is passed over, and is put short when it is complete: in a
+    new file, so that this one, kept open, can be read to its end.
     """
-    place = 0
-    while True:
-        last_look = ended()
-        while chunk := await asyncio.to_thread(_read, file, place):
-            place += len(chunk)
-            yield chunk
-        if last_look:
-            return
-        place = min(place, file.stat().st_size)
-        await asyncio.sleep(LOOK_INTERVAL)
-
-
-def _read(file: Path, place: int) -> bytes:
     with file.open("rb") as log:
-        log.seek(place)
-        return log.read(_CHUNK)
+        place = 0
+        while True:
+            last_look = ended()
+            while True:
+                place, chunk = await asyncio.to_thread(_read, log.fileno(), place)
+                if not chunk:
+                    break
+                yield chunk
+            if last_look:
+                return
+            place = min(place, os.fstat(log.fileno()).st_size)
+            await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _read(fd: int, place: int) -> tuple[int, bytes]:
+    """What stands at a place or after the hole there, and the place behind it.
+
+    The file is opened once more: a reader that is cancelled closes it while this thread may still be at it.
+    """
+    with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as log:
+        try:
+            place = log.seek(place, os.SEEK_DATA)
+            hole = log.seek(place, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return place, b""  # there is nothing from here on
+        chunk = os.pread(log.fileno(), min(_CHUNK, hole - place), place)
+    return place + len(chunk), chunk

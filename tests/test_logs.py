@@ -1,6 +1,7 @@
 """What workers printed, as it is found, read and followed."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +79,45 @@ async def test_a_log_is_followed_until_its_writer_has_ended_and_to_its_last_byte
     assert await joined(chunks) == "three"
 
 
-async def test_a_follower_goes_on_at_the_new_end_when_the_log_is_cut(ctx: EtlContext, host: Host) -> None:
-    file, ended = printed(host, 7, 1, "x" * 1000), asyncio.Event()
+async def test_a_follower_passes_over_what_is_cut_and_misses_nothing_that_is_added(ctx: EtlContext, host: Host) -> None:
+    file, ended = printed(host, 7, 1, "head " + "x" * 1_000_000), asyncio.Event()
     chunks = logs.follow(file, ended.is_set)
     async with asyncio.timeout(SOON):
-        assert len(await anext(chunks)) == 1000
-        assert logfile.cut(file, 100)
-        later = asyncio.ensure_future(anext(chunks))
-        while not later.done():  # what is written before the follower looks again belongs to what it skips
-            printed(host, 7, 1, "y")
-            await asyncio.wait([later], timeout=0.01)
-    assert set(await later) == set(b"y")
+        shown = [await anext(chunks)]
+        assert logfile.cut(file, 100_000)
+        printed(host, 7, 1, " added after the cut")
+        while not shown[-1].endswith(b" added after the cut"):
+            shown.append(await anext(chunks))
+        printed(host, 7, 1, " and later")
+        ended.set()
+    text = b"".join(shown).decode() + await joined(chunks)
+    assert text.startswith("head xxx") and text.endswith("xxx added after the cut and later")
+    assert "\0" not in text
+    assert len(text) < 1_000_000
+
+
+async def test_a_follower_that_has_read_all_sees_only_what_is_added_after_a_cut(ctx: EtlContext, host: Host) -> None:
+    file, ended = printed(host, 7, 1, "x" * 1_000_000), asyncio.Event()
+    chunks = logs.follow(file, ended.is_set)
+    async with asyncio.timeout(SOON):
+        read = 0
+        while read < 1_000_000:
+            read += len(await anext(chunks))
+        for n in range(3):
+            assert logfile.cut(file, 100_000)
+            printed(host, 7, 1, f"line {n}\n")
+            assert await anext(chunks) == f"line {n}\n".encode()
     ended.set()
-    assert set(await joined(chunks)) <= {"y"}
+    assert await joined(chunks) == ""
+
+
+async def test_a_follower_that_stops_in_the_middle_leaves_no_file_open(ctx: EtlContext, host: Host) -> None:
+    file = printed(host, 7, 1, "x" * 1_000_000)
+    chunks = logs.follow(file, lambda: False)
+    await anext(chunks)
+    await chunks.aclose()  # type: ignore[attr-defined]
+    open_ = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
+    assert str(file.resolve()) not in open_
 
 
 async def test_an_unknown_context_has_no_log_to_print(ctx: EtlContext) -> None:

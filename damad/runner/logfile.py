@@ -1,5 +1,6 @@
 """The log file of an attempt: stdout and stderr of the worker, cut in its middle when it grows too large."""
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,11 @@ _HEAD_SHARE: Final = 0.5
 _TAIL_SHARE: Final = 0.25
 _FAST_GROWTH: Final = 0.05
 """Share of the limit above which a log is looked at more often."""
+_PUNCH_HOLE, _KEEP_SIZE = 0x02, 0x01
+_BLOCK: Final = 4096
+"""What begins and ends with a multiple of it can be freed on every file system."""
+_STAT_BLOCK: Final = 512
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def open_as_stdio(log: Path) -> None:
@@ -26,23 +32,63 @@ def open_as_stdio(log: Path) -> None:
 
 
 def cut(log: Path, limit: int) -> bool:
-    """Cuts a log that is over its limit to head, mark and tail. True if it is large enough to be looked at often.
+    """Frees the middle of a log that is over its limit. True if it is large enough to be looked at often.
 
-    The worker goes on appending meanwhile: what it writes between the two steps belongs to the part that is dropped.
+    The worker goes on appending meanwhile, so the file keeps its length and a hole takes the place of the middle:
+    whatever moved its end would lose what is written in that moment. `compact` makes it short, once it is complete.
+    """
+    try:
+        fd = os.open(log, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        stat = os.fstat(fd)
+        if min(stat.st_size, stat.st_blocks * _STAT_BLOCK) > limit:
+            _free_middle(fd, stat.st_size, limit)
+    finally:
+        os.close(fd)
+    return stat.st_size > limit * _FAST_GROWTH
+
+
+def _free_middle(fd: int, size: int, limit: int) -> None:
+    mark = _mark(limit)
+    begin = -(-(_head(limit) + len(mark)) // _BLOCK) * _BLOCK
+    length = (size - _tail(limit)) // _BLOCK * _BLOCK - begin
+    if length <= 0:
+        return
+    os.pwrite(fd, mark, begin - len(mark))
+    offset = ctypes.c_longlong
+    if ctypes.CDLL(None).fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset(begin), offset(length)) != 0:
+        end = os.pread(fd, _tail(limit), size - _tail(limit))  # no holes on this file system: a moment may be lost
+        os.ftruncate(fd, begin)
+        os.pwrite(fd, end, begin)
+
+
+def compact(log: Path, limit: int) -> None:
+    """Makes a log that nobody writes to any more its head, mark and tail, if it is over its limit.
+
+    In a new file: who reads the old one reads on to its end.
     """
     try:
         size = log.stat().st_size
+        if size <= limit:
+            return
+        with log.open("rb") as whole, open(os.open(new := log.with_suffix(".new"), _NEW, 0o600), "wb") as short:
+            short.write(whole.read(_head(limit)) + _mark(limit))
+            whole.seek(size - _tail(limit))
+            short.write(whole.read())
+        os.rename(new, log)
     except FileNotFoundError:
-        return False
-    if size <= limit:
-        return size > limit * _FAST_GROWTH
-    head, tail = int(limit * _HEAD_SHARE), int(limit * _TAIL_SHARE)
-    fd = os.open(log, os.O_RDWR | os.O_APPEND)
-    try:
-        end = os.pread(fd, tail, size - tail)
-        mark = f"\n[damad: the middle was dropped here, for the log grew over {limit} bytes]\n"
-        os.ftruncate(fd, head)
-        os.write(fd, mark.encode() + end)
-    finally:
-        os.close(fd)
-    return True
+        return
+
+
+def _mark(limit: int) -> bytes:
+    return f"\n[damad: the middle was dropped here, for the log grew over {limit} bytes]\n".encode()
+
+
+def _head(limit: int) -> int:
+    return int(limit * _HEAD_SHARE)
+
+
+def _tail(limit: int) -> int:
+    return int(limit * _TAIL_SHARE)

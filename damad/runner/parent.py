@@ -80,9 +80,12 @@ def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
-    status = _wait(pid, assignment["log"] and Path(assignment["log"]), assignment["log_limit"])
+    log = None if assignment["log"] is None else Path(assignment["log"])
+    status = _wait(pid, log, assignment["log_limit"])
     failpoints.hit("parent.reaped")
     _end_leftovers()
+    if log is not None:
+        logfile.compact(log, assignment["log_limit"])
     records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
     failpoints.hit("parent.exited")
 
@@ -147,8 +150,6 @@ def _wait(pid: int, log: Path | None, log_limit: int) -> int:
             interval = _LOOK_INTERVAL / 20 if grown else _LOOK_INTERVAL
     os.close(pidfd)
     _, status = os.waitpid(pid, 0)
-    if log is not None:
-        logfile.cut(log, log_limit)
     return status
 
 
