@@ -12,8 +12,9 @@ from damad.errors import InvalidInput
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_SIZE = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,19})\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _CENTURY: Final = 100 * 366 * 86400.0
+_LARGEST: Final = 2**63 - 1
 
 
 def duration(value: Any, *, pointer: str | None = None) -> float:
@@ -34,9 +35,10 @@ def duration(value: Any, *, pointer: str | None = None) -> float:
 
 
 def size(value: Any, *, pointer: str | None = None) -> int:
-    """The size in bytes. Raises InvalidInput for what is none."""
+    """The size in bytes. Raises InvalidInput for what is none, and for what no file can have."""
+    found = value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        return int(match[1]) * _BYTES[(match[2] or "b").lower()]
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+        found = int(match[1]) * _BYTES[(match[2] or "b").lower()]
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= _LARGEST:
+        return found
     raise InvalidInput(f"{value!r} is no size; give bytes, or a number and kB, MB or GB, like 10MB", pointer=pointer)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damad.model.retry import CRASHES, Counts, Failure, conclude, delay
-from damad.model.settings import TaskSettings
+from damad.model.settings import TaskSettings, decode
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
 NONE = Counts(errors=0, crashes=0)
@@ -76,6 +76,39 @@ def test_a_worker_that_knows_when_is_obeyed_within_the_limit() -> None:
     said = conclude(failed(retry_in=90.0), NONE, settings=TaskSettings(worker="x"), now=NOW, random=0.5)
     assert datetime.fromisoformat(said[1].payload["run_at"]) == NOW + timedelta(seconds=90)
     assert what_follows(failed(retry_in=90.0), retry_limit=0)[-1] == "dama/task:FAILED"
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("10m", 600), (0, 0), (1.5, 1.5)])
+def test_a_worker_may_ask_with_any_duration(asked: Any, seconds: float) -> None:
+    said = conclude(failed(retry_in=asked), NONE, settings=TaskSettings(worker="x"), now=NOW, random=0.5)
+    assert datetime.fromisoformat(said[1].payload["run_at"]) == NOW + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("asked", [float("inf"), float("nan"), -1, 1e300, "soon", [], True], ids=repr)
+def test_a_worker_that_asks_for_nonsense_is_retried_as_if_it_had_not_asked(asked: Any) -> None:
+    chosen = TaskSettings(worker="x", retry_delay=7.0, retry_backoff=False)
+    said = conclude(failed(retry_in=asked), NONE, settings=chosen, now=NOW, random=0.5)
+    assert datetime.fromisoformat(said[1].payload["run_at"]) == NOW + timedelta(seconds=7)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["retry_limit", "retry_delay", "retry_delay_max", "retry_backoff"]),
+        st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans() | st.text() | st.none(),
+    ),
+    counts,
+    chances,
+)
+def test_whatever_settings_the_log_holds_a_failure_is_concluded(
+    recorded: dict[str, Any], before: Counts, random: float
+) -> None:
+    said = conclude(failed(), before, settings=decode({"worker": "x", **recorded}), now=NOW, random=random)
+    assert [event.type for event in said] in (
+        ["dama/task:ERROR", "dama/task:RETRY"],
+        ["dama/task:ERROR", "dama/task:FAILED"],
+    )
+    if said[1].type == "dama/task:RETRY":
+        assert datetime.fromisoformat(said[1].payload["run_at"]) >= NOW
 
 
 def test_the_error_event_has_every_field_of_the_contract() -> None:

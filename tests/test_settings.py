@@ -181,6 +181,35 @@ def test_what_does_not_fit_in_the_log_counts_as_not_given() -> None:
     assert read == TaskSettings(worker="x", priority=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "recorded", "read"),
+    [
+        ("expire_in", "30s", 30.0),
+        ("retry_delay", "250ms", 0.25),
+        ("retry_delay_max", "10m", 600.0),
+        ("retry_delay", 2, 2.0),
+        ("retry_limit", "0", 0),
+        ("priority", "-5", -5),
+    ],
+)
+def test_plain_sql_may_write_durations_and_numbers_as_texts(name: str, recorded: Any, read: Any) -> None:
+    assert getattr(decode({"worker": "x", name: recorded}), name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        *((name, wrong) for name in ("retry_delay", "retry_delay_max", "expire_in") for wrong in (-1, 1e300, "soon")),
+        ("expire_in", 0),
+        ("retry_limit", -1),
+        ("retry_limit", "two"),
+        ("priority", 2**31),
+    ],
+)
+def test_what_nobody_could_act_by_counts_as_not_given(name: str, recorded: Any) -> None:
+    assert decode({"worker": "x", name: recorded}) == TaskSettings(worker="x")
+
+
 def test_the_original_calls_the_worker_worker_path() -> None:
     assert decode({"worker_path": "old.py"}).worker == "old.py"
     assert decode({"worker_path": "old.py", "worker": "new.py"}).worker == "new.py"

@@ -91,13 +91,24 @@ def test_whatever_is_given_is_a_duration_or_refused(given_: Any) -> None:
         ("2GB", 2_000_000_000),
         ("7b", 7),
         ("1 mb", 1_000_000),
+        (2**63 - 1, 2**63 - 1),
     ],
 )
 def test_a_size_is_a_number_of_bytes_or_a_number_and_a_unit(given_: Any, size: int) -> None:
     assert units.size(given_) == size
 
 
-@pytest.mark.parametrize("given_", ["", "MB", "1.5MB", "-1", "1TB", "1MiB", "10 megabytes", -1, 1.5, True, None, []])
+@pytest.mark.parametrize(
+    "given_", ["", "MB", "1.5MB", "-1", "1TB", "1MiB", "10 megabytes", "9" * 5000, -1, 1.5, 2**63, True, None, []]
+)
 def test_another_size_is_refused(given_: Any) -> None:
     with pytest.raises(InvalidInput, match="size"):
         units.size(given_)
+
+
+@given(st.from_regex(r"[0-9]{1,30} ?([kKmMgG]?[bB])?", fullmatch=True) | st.text() | st.integers() | st.floats())
+def test_whatever_is_given_is_a_size_that_a_file_can_have_or_refused(given_: Any) -> None:
+    try:
+        assert 0 <= units.size(given_) < 2**63
+    except InvalidInput as refused:
+        assert str(refused)

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
+from damad import units
+from damad.errors import InvalidInput
 from damad.model.event import Event
 from damad.model.settings import TaskSettings
 
@@ -65,7 +67,7 @@ def conclude(
     elif max(errors, crashes) > settings.retry_limit:
         reason = "no attempts left"
     else:
-        seconds = failure.retry_in
+        seconds = _asked(failure)
         if seconds is None:
             seconds = delay(settings, errors + crashes, random=random)
         run_at = now + timedelta(seconds=seconds)
@@ -74,6 +76,14 @@ def conclude(
             Event(type="dama/task:RETRY", payload={"run_at": run_at.isoformat(), "attempt": failure.attempt}),
         ]
     return [error, Event(type="dama/task:FAILED", payload={"reason": reason, "attempt": failure.attempt}, error=True)]
+
+
+def _asked(failure: Failure) -> float | None:
+    """When the worker wants to try again. It may say anything: what is no duration counts as not said."""
+    try:
+        return None if failure.retry_in is None else units.duration(failure.retry_in)
+    except InvalidInput:
+        return None
 
 
 def delay(settings: TaskSettings, failures: int, *, random: float) -> float:

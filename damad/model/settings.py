@@ -4,6 +4,7 @@
 never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from damad.errors import InvalidInput
 from damad.model import json_value, shape
 
 _DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
+_INTEGERS = ("priority", "retry_limit")
 _POSTGRES_INT = 2**31
 
 
@@ -131,11 +133,16 @@ def decode(recorded: dict[str, Any]) -> TaskSettings:
     worker = recorded.get("worker") or recorded.get("worker_path")
     known: dict[str, Any] = {"worker": worker if isinstance(worker, str) else ""}
     for name in TaskSettings.__struct_fields__:
-        if name == "worker" or recorded.get(name) is None:
-            continue
-        try:
-            msgspec.convert({"worker": "", name: recorded[name]}, TaskSettings)
-        except msgspec.ValidationError:
-            continue
-        known[name] = recorded[name]
+        if name != "worker" and recorded.get(name) is not None:
+            with suppress(InvalidInput, msgspec.ValidationError):
+                known[name] = _recorded(name, recorded[name])
     return msgspec.convert(known, TaskSettings)
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """A setting out of the log. Plain SQL writes durations as people do, and numbers as texts too."""
+    if name in (*_DURATIONS, *_INTEGERS):
+        plain = from_texts({name: value}) if isinstance(value, str) else {name: value}
+        return parse({"worker": "-", **plain})[name]
+    msgspec.convert({"worker": "", name: value}, TaskSettings)
+    return value
