@@ -63,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
 _SIMPLE: Final = ("state_dir", "host", "port", "worker_roots", *_DURATIONS, *_SIZES, "auto_migrate")
+_MOST_SLOTS: Final = 2**31
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(settings.NAMES - {"worker", "queue", "idempotency_key", "run_in"}))
 
@@ -122,8 +123,9 @@ def _default_state_dir(environ: Mapping[str, str]) -> Path:
     if under_systemd := environ.get("STATE_DIRECTORY"):
         return Path(under_systemd.split(":")[0])
     home = environ.get("XDG_STATE_HOME")
-    base = Path(home) if home else Path(environ.get("HOME") or Path.home()) / ".local" / "state"
-    return base / "damad"
+    if home and Path(home).is_absolute():  # the XDG specification wants a relative one ignored
+        return Path(home) / "damad"
+    return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "damad"
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also for integers of thousands of digits
         raise ConfigError(f"{path}: {error}") from None
     layer: dict[str, Any] = {}
     for name, value in content.items():
@@ -152,11 +154,15 @@ def _read_tables(kind: str, tables: Any, path: Path) -> dict[str, dict[str, Any]
     for key, table in tables.items():
         for name in table:
             if name not in allowed:
-                raise ConfigError(f"{path}: there is no setting {name!r} in [{kind}.{key}]")
+                raise ConfigError(f"{path}: there is no setting {name!r} in {_section(kind, key)}")
     return {
-        key: {name: _sourced(value, f"{path} [{kind}.{key}]") for name, value in table.items()}
+        key: {name: _sourced(value, f"{path} {_section(kind, key)}") for name, value in table.items()}
         for key, table in tables.items()
     }
+
+
+def _section(kind: str, key: str) -> str:
+    return f"[{kind}.{key if settings.is_name(key) else repr(key)}]"
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -204,8 +210,10 @@ def _converted(name: str, sourced: _Sourced) -> Any:
             value = Path(msgspec.convert(value, str)).expanduser().absolute()
         else:
             value = msgspec.convert(value, str)
-    except (InvalidInput, msgspec.ValidationError) as error:
+    except (InvalidInput, msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: ~nobody has no home
         raise ConfigError(f"{sourced.source}: {name}: {error}") from None
+    if name in ("host", "state_dir") and not sourced.value:
+        raise ConfigError(f"{sourced.source}: {name}: is empty")  # that would listen everywhere, or fill this folder
     _check(name, value, sourced.source)
     return value
 
@@ -215,6 +223,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise ConfigError(f"{source}: port: {value} is no port; 0 to 65535")
     if name in ("lease", "poll_interval", "body_timeout") and value < 0.1:
         raise ConfigError(f"{source}: {name}: {value} s is too short; at least 100ms")
+    if any("\0" in str(text) for text in (value if isinstance(value, tuple) else (value,))):
+        raise ConfigError(f"{source}: {name}: holds NUL")
     if name == "worker_roots" and not value:
         raise ConfigError(f"{source}: worker_roots: at least one folder")
 
@@ -236,7 +246,7 @@ def _dsn(name: str, table: dict[str, _Sourced]) -> str:
     if "dsn" not in table:
         try:
             value = Path(value).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # NUL or bytes in it; ~nobody has no home
             raise ConfigError(f"{chosen.source}: dsn_file: {error}") from None
     if not value.startswith(("postgresql://", "postgres://")):
         raise ConfigError(f"{chosen.source}: the dsn of pg_env {name!r} does not begin with postgresql://")
@@ -269,7 +279,7 @@ def _without_worker(parsed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_queue(setting: str, value: Any, defaults: dict[str, Any]) -> None:
-    if setting == "concurrency" and value < 0:
+    if setting == "concurrency" and not 0 <= value < _MOST_SLOTS:
         raise InvalidInput(f"{value} is no number of slots")
     if setting == "run_in" and value not in ("process", "daemon"):
         raise InvalidInput(f"{value!r} is neither process nor daemon")

@@ -102,6 +102,7 @@ def test_a_file_takes_values_of_its_own_sorts(folder: Path) -> None:
         ({"STATE_DIRECTORY": "/var/lib/damad", "XDG_STATE_HOME": "/xdg"}, "/var/lib/damad"),
         ({"XDG_STATE_HOME": "/xdg"}, "/xdg/damad"),
         ({"XDG_STATE_HOME": ""}, "/home/somebody/.local/state/damad"),
+        ({"XDG_STATE_HOME": "relative"}, "/home/somebody/.local/state/damad"),
         ({"STATE_DIRECTORY": "/var/lib/damad", "DAMAD_STATE_DIR": "/mine"}, "/mine"),
     ],
 )
@@ -110,6 +111,10 @@ def test_the_state_folder_is_systemds_or_the_xdg_one(environ: dict[str, str], st
 
 
 WRONG = [
+    ("host", ""),
+    ("state_dir", ""),
+    ("state_dir", "~nobody-of-that-name/state"),
+    ("port", ""),
     ("port", "many"),
     ("port", "65536"),
     ("port", "-1"),
@@ -122,6 +127,7 @@ WRONG = [
     ("max_body", "big"),
     ("body_timeout", "0"),
     ("log_limit", "-1"),
+    pytest.param("log_limit", "9" * 5000, id="log_limit-of-5000-digits"),
     ("auto_migrate", "maybe"),
 ]
 
@@ -147,6 +153,10 @@ def test_a_wrong_setting_names_itself_and_where_it_was_set_in_one_line(name: str
         "worker_roots = []",
         "worker_roots = [1]",
         "host = 7",
+        r"host = 'a\u0000b'".replace("'", '"'),
+        r"state_dir = 'a\u0000b'".replace("'", '"'),
+        r"worker_roots = ['a', 'b\u0000']".replace("'", '"'),
+        "log_limit = 9223372036854775808",
         "state_dir = true",
         "port = true",
         "port = '1 2'",
@@ -177,9 +187,19 @@ def test_a_value_of_a_wrong_sort_in_a_file_names_its_setting(text: str) -> None:
         ("[queue]\ngpu = 1", "queue"),
         ("port = ", "damad.toml"),
         ("port = 1\nport = 2", "damad.toml"),
+        pytest.param("port = " + "9" * 5000, "damad.toml", id="5000-digits"),
+        pytest.param("port = " + "[" * 5000 + "]" * 5000, "damad.toml", id="5000-deep"),
+        ('[queue."a\\nb"]\nconcurrency = 1', r"a\\nb"),
+        ('[queue."a\\nb"]\nnonsense = 1', "nonsense"),
+        ('[pg_env."a\\nb"]\ndsn = "postgresql://x"', r"a\\nb"),
+        ('[pg_env.main]\ndsn_file = "a\\u0000b"', "dsn_file"),
+        ("[pg_env.main]\ndsn = 7", "dsn"),
+        ("[queue.gpu]\nrun_in = ['daemon']", "run_in"),
+        ("[queue.gpu]\nconcurrency = 2147483648", "concurrency"),
+        ("[queue.gpu]\nstart_after = 2026-01-31T08:00:00Z", "start_after"),
     ],
 )
-def test_an_unknown_setting_in_a_file_is_a_typing_mistake(text: str, named: str) -> None:
+def test_what_a_file_should_not_hold_is_named_in_one_line(text: str, named: str) -> None:
     local(text)
     with pytest.raises(ConfigError, match=named) as refused:
         loaded()
@@ -252,6 +272,8 @@ def test_a_dsn_and_a_dsn_file_are_one_setting_and_the_higher_layer_wins(tmp_path
         ("DAMAD_PG_ENV_MAIN_DSN", ""),
         ("DAMAD_PG_ENV_MAIN_DSN", "mysql://x"),
         ("DAMAD_PG_ENV_MAIN_DSN_FILE", "/nowhere/at/all"),
+        ("DAMAD_PG_ENV_MAIN_DSN_FILE", "~nobody-of-that-name/dsn"),
+        ("DAMAD_PG_ENV_MAIN_DSN_FILE", "/"),
         ("DAMAD_PG_ENV_1ST_DSN", "postgresql://x"),
         ("DAMAD_PG_ENV_A-B_DSN", "postgresql://x"),
         ("DAMAD_QUEUE_1ST_CONCURRENCY", "1"),
