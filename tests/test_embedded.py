@@ -1,5 +1,6 @@
 """The embedded Postgres: it belongs to whoever uses it, and to nobody else (contract, section 6)."""
 
+import asyncio
 import os
 import select
 import shutil
@@ -29,6 +30,54 @@ print("joined", flush=True)
 sys.stdin.read()
 server.leave()
 """
+BEGIN = """
+import os, sys
+from pathlib import Path
+from damad.eventstore.embedded import EmbeddedPostgres
+state_dir = Path(sys.argv[1])
+server = EmbeddedPostgres(state_dir)
+server.join()
+"""
+FORKS_AND_ITS_CHILD_LEAVES = """
+if not (child := os.fork()):
+    server.leave()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("still answers" if server._answers() else "gone")
+server.leave()
+"""
+FORKS_AND_LEAVES = """
+waits, ends = os.pipe()
+if not (child := os.fork()):
+    os.close(ends)
+    os.read(waits, 1)
+    os._exit(0)
+server.leave()
+assert not server._answers()
+other = EmbeddedPostgres(state_dir)
+other.join()
+print("joined again")
+other.leave()
+os.close(ends)
+assert os.waitpid(child, 0)[1] == 0
+"""
+FORKS_AND_ITS_CHILD_JOINS = """
+(child_waits, parent_left), (parent_waits, child_joined) = os.pipe(), os.pipe()
+if not (child := os.fork()):
+    os.close(parent_left)
+    server.join()
+    os.close(child_joined)
+    os.read(child_waits, 1)
+    ends_well = server._answers()
+    server.leave()
+    os._exit(0 if ends_well else 1)
+os.close(child_joined)
+os.read(parent_waits, 1)
+server.leave()
+print("the child keeps it" if server._answers() else "gone")
+os.close(parent_left)
+assert os.waitpid(child, 0)[1] == 0
+"""
 STRANGER = """
 import socket, sys
 try:
@@ -52,6 +101,14 @@ def state_dir(tmp_path: Path) -> Iterator[Path]:
 
 def runs(state_dir: Path) -> bool:
     return (state_dir / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def run(program: str, state_dir: Path) -> str:
+    """What a user that forks prints. It hangs no test: a lock that nobody gives back would be waited for for ever."""
+    command = [sys.executable, "-c", BEGIN + program, str(state_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def mode(path: Path) -> int:
@@ -158,6 +215,56 @@ async def test_a_server_that_crashed_is_started_again(state_dir: Path) -> None:
     second.leave()
 
 
+async def test_a_forked_child_that_leaves_takes_nothing_from_its_parent(state_dir: Path) -> None:
+    server = EmbeddedPostgres(state_dir)
+    server.join()
+    status = await asyncio.to_thread(run, FORKS_AND_ITS_CHILD_LEAVES, state_dir)
+    assert status == "still answers\n"
+    assert await ask(server, "SELECT 1") == 1
+    server.leave()
+
+
+def test_a_child_that_a_user_forked_is_no_user_and_locks_nobody_out(state_dir: Path) -> None:
+    assert run(FORKS_AND_LEAVES, state_dir) == "joined again\n"
+    assert not runs(state_dir)
+
+
+def test_a_forked_child_may_be_a_user_of_its_own(state_dir: Path) -> None:
+    assert run(FORKS_AND_ITS_CHILD_JOINS, state_dir) == "the child keeps it\n"
+    assert not runs(state_dir)
+
+
+async def test_users_with_different_folders_for_temporary_files_find_the_same_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    server = EmbeddedPostgres(folder)
+    server.join()
+    try:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        other = another_user(folder)
+        other.communicate("", timeout=60)
+        assert other.returncode == 0
+        assert await ask(server, "SELECT 1") == 1
+    finally:
+        server.leave()
+
+
+def test_a_state_folder_that_it_makes_is_closed_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    server = EmbeddedPostgres(tmp_path / "state")
+    try:
+        server.join()
+    finally:
+        os.umask(before)
+    try:
+        assert [mode(path) for path in (tmp_path / "state", server.folder, server.data)] == [0o700] * 3
+        assert [mode(tmp_path / "state" / name) for name in ("pg.lock", "pg.mutex")] == [0o600] * 2
+    finally:
+        server.leave()
+
+
 def test_its_data_belong_to_the_owner_alone_and_no_parents_mode_is_opened(tmp_path: Path) -> None:
     parents = tmp_path / "closed" / "parents"
     parents.mkdir(parents=True)
@@ -185,7 +292,7 @@ async def test_it_listens_on_no_tcp_port(state_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
-@pytest.mark.parametrize("long", [False, True], ids=["beside the data", "beside the temporary files"])
+@pytest.mark.parametrize("long", [False, True], ids=["beside the data", "in the short folder"])
 def test_no_other_account_can_connect(long: bool) -> None:
     folder = Path(tempfile.mkdtemp(prefix="damad-open-", dir="/tmp"))
     folder.chmod(0o755)  # as open as a state folder's parent may be

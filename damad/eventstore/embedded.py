@@ -29,6 +29,8 @@ _ORDINARY_UID: Final = "1"
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _LONGEST_SOCKET: Final = 100
 """sockaddr_un holds 107 bytes; Postgres keeps a lock file beside the socket."""
+_SHORT_FOLDER: Final = Path("/tmp")
+"""Where the socket is if the state folder's path is too long for one. Not TMPDIR: every user must find the same."""
 _SHELL_LETTERS: Final = frozenset("\"'$`\\,\n")
 _START_TRIES, _START_PAUSE = 20, 0.25
 _OPTIONS: Final = "-c listen_addresses= -c unix_socket_permissions=0700 -c max_connections=300"
@@ -42,6 +44,7 @@ class EmbeddedPostgres:
         self.data = self.folder / "data"
         self._locks = (state_dir / "pg.lock", state_dir / "pg.mutex")
         self._held: int | None = None
+        self._holder = 0
 
     @property
     def dsn(self) -> str:
@@ -50,16 +53,19 @@ class EmbeddedPostgres:
 
     def join(self) -> None:
         """Makes the database if need be, starts the server if need be, and counts as one of its users."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._drop_parents_lock()
         with _Locked(self._locks[1]):
             if self._held is None:
-                self._held = _open(self._locks[0])
+                self._held, self._holder = _open(self._locks[0]), os.getpid()
                 fcntl.flock(self._held, fcntl.LOCK_SH)
             if not self._answers():
                 self._start()
 
     def leave(self) -> None:
         """Is no user any more; the last one out stops the server."""
+        self._drop_parents_lock()
         if self._held is None:
             return
         with _Locked(self._locks[1]):
@@ -69,6 +75,12 @@ class EmbeddedPostgres:
                 pass
             else:
                 self._stop()
+            _unlock(self._held)
+            self._held = None
+
+    def _drop_parents_lock(self) -> None:
+        """Forgets the lock that a fork brought along: it is the parent's, who is a user still."""
+        if self._held is not None and self._holder != os.getpid():
             os.close(self._held)
             self._held = None
 
@@ -137,7 +149,7 @@ class EmbeddedPostgres:
         if len(os.fsencode(beside / _SOCKET_NAME)) <= _LONGEST_SOCKET and not _SHELL_LETTERS & set(str(beside)):
             return beside
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"damad-{os.geteuid()}-{digest}"
+        return _SHORT_FOLDER / f"damad-{os.geteuid()}-{digest}"
 
 
 class _Locked:
@@ -152,11 +164,17 @@ class _Locked:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        _unlock(self._fd)
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _unlock(fd: int) -> None:
+    """Gives a lock back and closes its file. Closing alone would leave it with the children forked meanwhile."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _binaries() -> Path:
