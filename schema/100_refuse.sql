@@ -2,7 +2,7 @@
 -- that the caller needs to act. damad/eventstore/refusals.py reads it back.
 --   DA001 illegal-transition   DA002 stale-fence      DA003 version-conflict   DA004 event-uuid-conflict
 --   DA005 unknown-context      DA006 append-only      DA007 invalid-input     DA008 idempotency-conflict
---   DA009 unfinished-error
+--   DA009 unfinished-error     DA010 upgrade-blocked
 CREATE OR REPLACE FUNCTION data_manager.refuse(code text, message text, detail jsonb)
   RETURNS void
   LANGUAGE plpgsql

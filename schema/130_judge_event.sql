@@ -32,6 +32,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
         PERFORM data_manager.refuse('DA004', format('event_uuid %s is in the log already', NEW.event_uuid),
           jsonb_build_object('event_uuid', NEW.event_uuid));
       END IF;
+      NEW.legacy             := false;
       NEW.version            := ctx.version + 1;
       NEW.txid               := pg_current_xact_id();
       NEW._created_timestamp := greatest(clock_timestamp(), ctx._modified_timestamp);

@@ -22,6 +22,8 @@ async def _verify(json: bool, where: Where) -> int:
         print(f"{report.contexts} contexts, {report.events} events, {len(report.mismatches)} mismatches")
         if report.mismatches:
             render.mismatches(report.mismatches)
+        if report.legacy:
+            render.legacy(report.legacy)
     return 1 if report.mismatches else 0
 
 

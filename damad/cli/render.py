@@ -92,6 +92,15 @@ def mismatches(found: Sequence[Any]) -> None:
     _print(table)
 
 
+def legacy(found: Sequence[Any]) -> None:
+    """A table of what `verify` found that the original left, which is no mismatch."""
+    print(f"{sum(len(left.event_ids) for left in found)} legacy events: kept as the original wrote them, passed over")
+    table = _table("context", "the rule now", "events")
+    for left in found:
+        table.add_row(str(left.etl_context_id), left.rule, _short(left.event_ids))
+    _print(table)
+
+
 def findings(found: Sequence[Any]) -> None:
     """A table of what `doctor` found."""
     table = _table("", "what", "found", "what to do")

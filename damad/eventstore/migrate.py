@@ -2,9 +2,15 @@
 
 The files of schema/ are one object each and may be applied again at any time; the files of schema/upgrades/ carry an
 older schema to where they apply. All of it is one transaction: interrupted anywhere, nothing has happened.
+
+A database without damad's schema that has an event_store was made by the original: the files numbered 0001 bring it to
+where today's schema/ applies. The files after them, each numbered with the version that it leads to, are for schemas of
+damad alone.
 """
 
+import asyncio
 import hashlib
+import random
 import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,18 +20,33 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from damad.errors import DamadError, Unavailable
+from damad.errors import Conflict, ContextBusy, DamadError, Unavailable
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the schema in this package. An upgrade file carries the number of the version that it leads to."""
+FROM_THE_ORIGINAL: Final = 1
+"""The number of the upgrade files for a database that the original made."""
+DAEMONS: Final = 0x64616D62
+"""Key of the advisory locks that daemons hold, each with the version of its schema: serving.py. "damb" in ASCII."""
 
 _LOCK: Final = 0x64616D61
 """Advisory lock of whoever migrates: "dama" in ASCII."""
-_LOCK_TIMEOUT: Final = "3s"
-_TRIES: Final = 20
+_TRIES: Final = 30
+_PAUSE: Final = 1.0
+"""Seconds between tries: who queued up behind one is through before the next."""
+_LOOKS, _LOOK_PAUSE = 10, 0.1
+"""The session of a daemon ends a little after the daemon."""
+_SETTINGS: Final = {
+    # Who waits for a table keeps everybody waiting who comes after: not for long.
+    "lock_timeout": "1s",
+    # The tables of a large log are held for minutes, and not for longer than the one who holds them lives.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "1min",
+    "client_min_messages": "warning",
+}
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -40,19 +61,21 @@ class Migration(msgspec.Struct, frozen=True):
 async def migrate(database: Database) -> Migration:
     """Brings the schema up to date. Idempotent, and safe when run twice at once.
 
-    Locks are short: a migration that cannot get its locks within seconds lets go and tries again.
-    Raises DamadError for a schema that is newer than this damad, and Unavailable.
+    Locks are waited for briefly: a migration that cannot get them lets go and tries again, for a minute in all.
+    Raises Conflict while an older daemon lives or where something stands in the way, DamadError for a schema that is
+    newer than this damad, and Unavailable.
     """
     for tries_left in reversed(range(_TRIES)):
         connection = await database.connect()
         try:
             with translated():
                 return await _migrate(connection, database.pg_env)
-        except Unavailable:
+        except Unavailable as error:
             if not tries_left:
-                raise
+                raise await _explained(error, database) from error
         finally:
             connection.terminate()
+        await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))
     raise AssertionError("the loop above returns or raises")
 
 
@@ -61,7 +84,7 @@ async def drift(database: Database) -> str | None:
     connection = await database.connect()
     try:
         with translated():
-            before, checksum = await _applied(connection)
+            before, checksum = await applied(connection)
     finally:
         connection.terminate()
     if before is None:
@@ -71,37 +94,85 @@ async def drift(database: Database) -> str | None:
     return f"version {before}, made by another damad than this one (version {VERSION})"
 
 
-async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migration:
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-        await connection.execute("SET LOCAL client_min_messages = warning")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        before, checksum = await _applied(connection)
-        if before is not None and before > VERSION:
-            raise DamadError(
-                f"pg_env {pg_env!r} has schema {before}; this damad knows up to {VERSION}: install a newer one"
-            )
-        if (before, checksum) == (VERSION, _checksum()):
-            await connection.execute(query("begin_epoch"))
-            return Migration(pg_env, before, VERSION, False)
-        for upgrade in _upgrades(before):
-            await connection.execute(upgrade.read_text(encoding="utf-8"))
-        for file in _sql(_schema()):
-            await connection.execute(file.read_text(encoding="utf-8"))
-        await connection.execute(
-            "INSERT INTO data_manager.damad_schema (version, checksum) VALUES ($1, $2)", VERSION, _checksum()
-        )
-        await connection.execute(query("begin_epoch"))
-    return Migration(pg_env, before, VERSION, True)
-
-
-async def _applied(connection: "asyncpg.Connection[Any]") -> tuple[int | None, str | None]:
+async def applied(connection: "asyncpg.Connection[Any]") -> tuple[int | None, str | None]:
+    """Version and checksum of the schema that is there; None where there is none of damad's."""
     if await connection.fetchval("SELECT to_regclass('data_manager.damad_schema')") is None:
         return None, None
     row = await connection.fetchrow(
         "SELECT version, checksum FROM data_manager.damad_schema ORDER BY applied_at DESC LIMIT 1"
     )
     return (row["version"], row["checksum"]) if row else (None, None)
+
+
+async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migration:
+    async with connection.transaction():
+        await _take_turn(connection)
+        before, checksum = await applied(connection)
+        if before is not None and before > VERSION:
+            raise DamadError(
+                f"pg_env {pg_env!r} has schema {before}; this damad knows up to {VERSION}: install a newer one"
+            )
+        changed = (before, checksum) != (VERSION, _checksum())
+        if changed:
+            await _refuse_beside_older_daemons(connection, pg_env)
+            for file in [*await _upgrades(connection, before), *_sql(_schema())]:
+                await connection.execute(file.read_text(encoding="utf-8"))
+            await connection.execute(
+                "INSERT INTO data_manager.damad_schema (version, checksum) VALUES ($1, $2)", VERSION, _checksum()
+            )
+        await connection.execute(query("begin_epoch"))
+    return Migration(pg_env, before, VERSION, changed)
+
+
+async def _take_turn(connection: "asyncpg.Connection[Any]") -> None:
+    """Waits for whoever migrates already, however long that takes: nobody else waits behind."""
+    await connection.execute("SET LOCAL lock_timeout = 0")
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    for name, value in _SETTINGS.items():
+        await connection.execute(f"SET LOCAL {name} = '{value}'")
+
+
+async def _refuse_beside_older_daemons(connection: "asyncpg.Connection[Any]", pg_env: str) -> None:
+    for _ in range(_LOOKS):
+        if not await connection.fetch(query("older_daemons"), DAEMONS, VERSION):
+            return
+        await asyncio.sleep(_LOOK_PAUSE)
+    daemons = ", ".join(
+        f"schema {row['version']}, from {row['client']}, session {row['pid']}"
+        for row in await connection.fetch(query("serving_sessions"), DAEMONS, VERSION)
+    )
+    raise Conflict(f"an older damad serves pg_env {pg_env!r} ({daemons or 'it just went'}): stop it and migrate again")
+
+
+async def _explained(error: Unavailable, database: Database) -> Unavailable:
+    """The last refusal. Where a lock was not to be had, with whoever holds the tables."""
+    if not isinstance(error, ContextBusy):
+        return error
+    connection = await database.connect()
+    try:
+        with translated():
+            rows = await connection.fetch(query("table_holders"), "data_manager")
+    finally:
+        connection.terminate()
+    holders = ", ".join(f"session {row['pid']} ({row['application_name'] or row['state']})" for row in rows)
+    return Unavailable(
+        f"pg_env {database.pg_env!r}: its tables are in use ({holders or 'not any more'}); nothing was changed: "
+        "wait for it or end it, and migrate again"
+    )
+
+
+async def _upgrades(connection: "asyncpg.Connection[Any]", before: int | None) -> list[Traversable]:
+    folder = _schema().joinpath("upgrades")
+    if before is None:
+        made = await connection.fetchval("SELECT to_regclass('data_manager.event_store')") is not None
+        return [file for file in _sql(folder) if made and _number(file) == FROM_THE_ORIGINAL]
+    return [file for file in _sql(folder) if _number(file) > max(before, FROM_THE_ORIGINAL)]
+
+
+def _number(upgrade: Traversable) -> int:
+    found = re.match(r"\d+", upgrade.name)
+    assert found, f"an upgrade begins with the number of its version: {upgrade.name}"
+    return int(found[0])
 
 
 def _schema() -> Traversable:
@@ -112,14 +183,6 @@ def _schema() -> Traversable:
 def _sql(folder: Traversable) -> list[Traversable]:
     found = [file for file in folder.iterdir() if file.name.endswith(".sql")]
     return sorted(found, key=lambda file: file.name)
-
-
-def _upgrades(before: int | None) -> list[Traversable]:
-    """Those that lead to a version beyond `before`. Number 0001 upgrades a database made by the original."""
-    folder = _schema().joinpath("upgrades")
-    if not folder.is_dir():
-        return []
-    return [file for file in _sql(folder) if int(re.match(r"\d+", file.name)[0]) > (before or 0)]  # type: ignore[index]
 
 
 def _checksum() -> str:

@@ -12,9 +12,8 @@ import msgspec
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
-from damad.eventstore.verify import Mismatch, compare, logged_events
-from damad.model import lifecycle
-from damad.model.lifecycle import Context, LoggedEvent, Task
+from damad.eventstore.verify import Mismatch, StoredEvent, compare, fold, logged_events
+from damad.model.lifecycle import Task
 
 _SLICE: Final = 200
 """Contexts that are locked at a time."""
@@ -53,8 +52,8 @@ async def rebuild(database: Database) -> Rebuilt:
             events += sum(map(len, logged.values()))
 
 
-async def _mend(connection: "asyncpg.Connection[Any]", etl_context_id: int, events: list[LoggedEvent]) -> None:
-    folded: Context = lifecycle.fold(events)
+async def _mend(connection: "asyncpg.Connection[Any]", etl_context_id: int, events: list[StoredEvent]) -> None:
+    folded = fold(events)
     await connection.execute(
         query("restore_context"),
         etl_context_id,

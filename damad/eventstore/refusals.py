@@ -36,6 +36,7 @@ _BY_SQLSTATE: Final[dict[str, type[DamadError]]] = {
     "DA007": InvalidInput,
     "DA008": IdempotencyConflict,
     "DA009": Conflict,
+    "DA010": Conflict,
 }
 
 _AWAY: Final = ("08", "57P", "53", "58")

@@ -1,5 +1,10 @@
 -- The events of a range of contexts with their fences, in order. $1: after this id · $2: up to this one
-SELECT event_id, etl_context_id, version, type, payload, meta, fence, _created_timestamp
-  FROM data_manager.event_store
-  WHERE etl_context_id > $1 AND etl_context_id <= $2
-  ORDER BY etl_context_id, version
+-- No task settings of the original: what it queued is no task here (schema/056_original_events.sql).
+SELECT e.event_id, e.etl_context_id, e.version, e.type, e.payload,
+       CASE WHEN e.event_id <= o.up_to_event_id AND jsonb_typeof(e.meta) = 'object'
+            THEN e.meta - '__dama_task_manager__' ELSE e.meta END AS meta,
+       e.fence, e.legacy, e._created_timestamp
+  FROM data_manager.event_store e
+    LEFT JOIN (SELECT max(up_to_event_id) AS up_to_event_id FROM data_manager.original_events) AS o ON true
+  WHERE e.etl_context_id > $1 AND e.etl_context_id <= $2
+  ORDER BY e.etl_context_id, e.version

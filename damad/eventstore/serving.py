@@ -1,0 +1,81 @@
+"""A daemon's word that it serves a pg_env with the schema that it knows, so that no newer damad changes it underneath.
+
+A session of its own holds a shared advisory lock, (DAEMONS, version), for as long as the daemon serves. A migration
+takes the locks of all older versions for itself, or is refused: migrate.py. The lock goes with its session, so an
+outage loses it; then the session is made again, and a daemon that finds a newer schema there by now stops.
+Behind a pooler that shares sessions the lock means nothing.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from damad.errors import Conflict, Unavailable
+from damad.eventstore.migrate import DAEMONS, VERSION, applied
+from damad.eventstore.pools import Database
+from damad.eventstore.queries import query
+from damad.eventstore.refusals import translated
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def serving(database: Database) -> AsyncIterator[None]:
+    """Inside, this daemon counts as one that serves the pg_env. Waits for Postgres, and for a migration to end.
+
+    What is inside is cancelled, and Conflict raised, where a newer damad has changed the schema during an outage.
+    """
+    counted = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(_count(database, counted), name=f"serving {database.pg_env}")
+            await counted.wait()
+            yield
+            keeper.cancel()
+    except BaseExceptionGroup as several:
+        if len(several.exceptions) > 1:
+            raise
+        one = several.exceptions[0]
+        raise one from one.__cause__
+
+
+async def _count(database: Database, counted: asyncio.Event) -> None:
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            connection = await database.connect()
+            try:
+                with translated():
+                    await connection.execute(query("serve"), DAEMONS, VERSION)
+                    await _refuse_newer(connection, database.pg_env)
+                counted.set()
+                pause = _FIRST_PAUSE
+                await _end_of(connection)
+            finally:
+                connection.terminate()
+        except Unavailable as error:
+            log.debug("the session that says who serves %s is lost: %s", database.pg_env, error)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _refuse_newer(connection: "asyncpg.Connection[Any]", pg_env: str) -> None:
+    version, _ = await applied(connection)
+    if version is not None and version > VERSION:
+        raise Conflict(
+            f"pg_env {pg_env!r} has schema {version} by now; this damad knows up to {VERSION}: install a newer one"
+        )
+
+
+async def _end_of(connection: "asyncpg.Connection[Any]") -> None:
+    ended = asyncio.Event()
+    connection.add_termination_listener(lambda _: ended.set())
+    if not connection.is_closed():
+        await ended.wait()

@@ -1,0 +1,96 @@
+"""`damad migrate` on a database that an older damad made: the upgrades that lead from its version, each once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import sql
+from original_support import rows, value
+
+from damad.eventstore import migrate as migration
+from damad.eventstore.migrate import VERSION, drift, migrate
+from damad.eventstore.pools import Database
+from damad.eventstore.store import Append, EventStore
+from damad.eventstore.verify import verify
+from damad.model.event import Event
+
+TO_VERSION_1 = """
+DROP TABLE data_manager.original_events;
+DROP INDEX data_manager.event_store_one_initial_key, data_manager.event_store_one_final_key;
+ALTER TABLE data_manager.event_store DROP COLUMN legacy;
+CREATE UNIQUE INDEX event_store_one_initial_key ON data_manager.event_store (etl_context_id)
+  WHERE type LIKE '%:INITIAL';
+CREATE UNIQUE INDEX event_store_one_final_key ON data_manager.event_store (etl_context_id)
+  WHERE type LIKE '%:FINAL';
+UPDATE data_manager.damad_schema SET version = 1, checksum = 'older';
+"""
+INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'data_manager' ORDER BY 1"
+EVENTS = "SELECT event_id, etl_context_id, version, event_uuid, type FROM data_manager.event_store ORDER BY 1"
+
+
+async def written(database: Database) -> list[tuple[object, ...]]:
+    """Some events, as an older damad left them."""
+    store = EventStore(database)
+    for last in (":FINAL", ":ERROR", "x:UPDATE"):
+        id_ = await store.create_context()
+        await store.append([Append(etl_context_id=id_, event=Event(type=type_)) for type_ in (":INITIAL", last)])
+    return await rows(database, EVENTS)
+
+
+@pytest.mark.parametrize("older", ["", "ALTER TABLE data_manager.event_store DROP COLUMN txid;"])
+async def test_version_1_keeps_every_event_and_becomes_as_a_fresh_one(database: Database, older: str) -> None:
+    events, indexes = await written(database), await rows(database, INDEXES)
+    await sql(database.dsn, TO_VERSION_1 + older)
+    done = await migrate(database)
+    assert (done.before, done.after, done.changed) == (1, VERSION, True)
+    assert await rows(database, EVENTS) == events
+    assert await rows(database, INDEXES) == indexes
+    report = await verify(database)
+    assert (report.mismatches, report.legacy) == ([], [])
+    assert await drift(database) is None
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
+    """A version two beyond this one, each step with an upgrade that may run but once."""
+    schema = tmp_path / "schema"
+    shutil.copytree(migration._schema(), schema)
+    for version in (VERSION + 1, VERSION + 2):
+        step = f"CREATE TABLE made_up_{version} (); INSERT INTO steps VALUES ({version});"
+        (schema / "upgrades" / f"{version:04}_made_up.sql").write_text(step)
+    monkeypatch.setattr(migration, "_schema", lambda: schema)
+    monkeypatch.setattr(migration, "VERSION", VERSION + 2)
+    return VERSION + 2
+
+
+@pytest.mark.parametrize("before", [1, VERSION, VERSION + 1])
+async def test_every_step_from_the_version_that_is_there_is_made_once_and_in_order(
+    database: Database, made_up: int, before: int
+) -> None:
+    events = await written(database)
+    await sql(database.dsn, "CREATE TABLE steps (version int)")
+    await sql(database.dsn, f"UPDATE data_manager.damad_schema SET version = {before}")
+    done = await migrate(database)
+    assert (done.before, done.after) == (before, made_up)
+    steps = [version for (version,) in await rows(database, "SELECT version FROM steps")]
+    assert steps == [version for version in (VERSION + 1, VERSION + 2) if version > before]
+    assert not (await migrate(database)).changed
+    assert await rows(database, EVENTS) == events
+
+
+async def test_a_fresh_schema_needs_no_steps(database: Database, made_up: int) -> None:
+    await sql(database.dsn, "DROP SCHEMA data_manager CASCADE")
+    done = await migrate(database)
+    assert (done.before, done.after) == (None, made_up)
+    assert await value(database, f"SELECT to_regclass('made_up_{made_up}') IS NULL")
+
+
+async def test_a_step_that_fails_leaves_the_version_that_was_there(
+    database: Database, made_up: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (migration._schema() / "upgrades" / f"{made_up:04}_made_up.sql").write_text("SELECT nonsense")  # type: ignore[attr-defined]
+    await sql(database.dsn, "CREATE TABLE steps (version int)")
+    with pytest.raises(Exception, match="nonsense"):
+        await migrate(database)
+    assert await value(database, "SELECT max(version) FROM data_manager.damad_schema") == VERSION
+    assert await value(database, "SELECT count(*) FROM steps") == 0
