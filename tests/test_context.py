@@ -153,6 +153,53 @@ async def test_tasks_at_the_same_time_in_one_process_see_each_their_own() -> Non
     assert seen() is None
 
 
+async def test_tasks_at_the_same_time_start_threads_and_share_a_pool_and_each_sees_its_own() -> None:
+    loop, everybody_in = asyncio.get_running_loop(), asyncio.Barrier(20)
+
+    def later() -> int:
+        return int(in_thread(context.current_id))
+
+    async def main(id_: int, pool: ThreadPoolExecutor) -> set[int]:
+        with context.run_in(EtlContext(pg_env="one", etl_context_id=id_)):
+            await everybody_in.wait()
+            found = await asyncio.gather(
+                *(asyncio.create_task(asyncio.to_thread(later)) for _ in range(3)),
+                *(loop.run_in_executor(pool, later) for _ in range(3)),
+                *(asyncio.wrap_future(pool.submit(later)) for _ in range(3)),
+            )
+            return {*found, later()}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert await asyncio.gather(*(main(id_, pool) for id_ in range(20))) == [{id_} for id_ in range(20)]
+        assert pool.submit(seen).result() is None
+    assert seen() is None
+
+
+async def test_a_task_keeps_the_context_it_was_started_in_after_that_has_ended() -> None:
+    go = asyncio.Event()
+
+    async def wait() -> EtlContext | None:
+        await go.wait()
+        return await asyncio.to_thread(seen)
+
+    with context.run_in(ONE):
+        task = asyncio.create_task(wait())
+    with context.run_in(OTHER):
+        go.set()
+        assert await task is ONE
+
+
+async def test_a_task_that_enters_a_context_changes_nothing_for_whoever_started_it() -> None:
+    async def enter() -> None:
+        with context.run_in(OTHER):
+            await asyncio.sleep(0)
+            assert seen() is OTHER
+
+    with context.run_in(ONE):
+        await asyncio.create_task(enter())
+        assert seen() is ONE
+
+
 def test_damads_own_loop_runs_in_the_context_of_whoever_asks() -> None:
     async def ask() -> EtlContext | None:
         return seen()

@@ -10,14 +10,15 @@ from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import SETTINGS_KEY, Event
 
-LONG = 60.0
+LONG = 20.0
 """A wait that ends by a hint or makes the test fail."""
 
 
 @pytest.fixture(autouse=True)
 def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is woken but by a hint."""
+    """Nobody is woken but by a hint, and the listener learns of nothing by a ping."""
     monkeypatch.setattr(listener, "DEAF_INTERVAL", LONG)
+    monkeypatch.setattr(listener, "PING_INTERVAL", 10 * LONG)
 
 
 async def context_with(store: EventStore, *types: str) -> int:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,61 @@ def test_a_link_is_what_it_points_to(root: Path, tmp_path: Path) -> None:
 def test_a_root_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert resolve("hello.py", (tmp_path / "link",)) == root / "hello.py"
+
+
+def test_a_worker_may_be_named_through_the_link_that_its_root_is(root: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert resolve(str(link / "hello.py"), (link,)) == root / "hello.py"
+    assert resolve(str(root / "hello.py"), (link,)) == root / "hello.py"
+    assert resolve(str(link / "hello.py"), (root,)) == root / "hello.py"
+
+
+def test_a_link_that_leads_to_itself_is_refused(root: Path) -> None:
+    (root / "loop.py").symlink_to("loop.py")
+    (root / "one").symlink_to("other")
+    (root / "other").symlink_to("one")
+    for worker in ("loop.py", "one/hello.py"):
+        with pytest.raises(InvalidWorker):
+            resolve(worker, (root,))
+
+
+def test_a_root_inside_another_opens_no_way_out(root: Path) -> None:
+    assert resolve("load.py", (root, root / "deep" / "er")) == root / "deep" / "er" / "load.py"
+    with pytest.raises(InvalidWorker, match="outside"):
+        resolve("../../hello.py", (root / "deep" / "er",))
+    with pytest.raises(InvalidWorker, match="outside"):
+        resolve(str(root / "hello.py"), (root / "deep",))
+
+
+def test_a_folder_whose_name_begins_like_the_root_is_outside(root: Path) -> None:
+    beside = a_worker(root.with_name("workers-of-others") / "evil.py")
+    for worker in (str(beside), "../workers-of-others/evil.py"):
+        with pytest.raises(InvalidWorker, match="outside"):
+            resolve(worker, (root,))
+
+
+def test_a_link_in_the_second_root_cannot_reach_the_first_ones_neighbours(root: Path, tmp_path: Path) -> None:
+    second = a_worker(tmp_path / "second" / "other.py").parent
+    (second / "out.py").symlink_to(tmp_path / "outside.py")
+    (second / "across.py").symlink_to(root / "hello.py")
+    with pytest.raises(InvalidWorker, match="outside"):
+        resolve("out.py", (root, second))
+    with pytest.raises(InvalidWorker):
+        resolve("across.py", (second,))
+
+
+@pytest.mark.parametrize("name", ["x.py", "deep/x.py"])
+def test_a_folder_is_no_worker_whatever_its_name(root: Path, name: str) -> None:
+    (root / name).mkdir()
+    with pytest.raises(InvalidWorker, match="not a regular file"):
+        resolve(name, (root,))
+
+
+@pytest.mark.parametrize("worker", [None, 7, b"hello.py", ["hello.py"]])
+def test_what_is_no_text_names_no_file(root: Path, worker: Any) -> None:
+    with pytest.raises(InvalidWorker, match="no file"):
+        resolve(worker, (root,))
 
 
 def test_a_pipe_is_no_worker(root: Path) -> None:
