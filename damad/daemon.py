@@ -20,10 +20,11 @@ import uvloop
 
 from damad import config, context, statefolder, stderrlog, systemd
 from damad.config import Config
-from damad.errors import Unavailable
+from damad.errors import Unavailable, unwrapped
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
+from damad.eventstore.serving import serving
 from damad.http import auth
 from damad.http.app import Addresses, make_app, serve
 from damad.scheduler.supervisor import Supervisor
@@ -40,7 +41,11 @@ def main(settings: Config) -> None:
     stderrlog.configure(logging.INFO)
     statefolder.prepare(settings.state_dir)
     with statefolder.only_daemon(settings.state_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+        try:
+            runner.run(_serve(settings))
+        except BaseExceptionGroup as several:
+            one = unwrapped(several)
+            raise one from one.__cause__
         _end_at_once()
 
 
@@ -134,7 +139,8 @@ async def _supervise(
 
     if not migrated:
         await _migrated(database, settings)
-    await Supervisor(database, settings, host_id, revive=revive).run()
+    async with serving(database):
+        await Supervisor(database, settings, host_id, revive=revive).run()
 
 
 def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:

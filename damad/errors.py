@@ -179,6 +179,16 @@ class TaskCancelled(DamadError):
     title = "The task was cancelled"
 
 
+def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception of a TaskGroup in which one thing failed, however deep it is wrapped; else the group itself."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        if len(found.exceptions) > 1:
+            return group
+        found = found.exceptions[0]
+    return found
+
+
 class NoRetry(DamadError):
     """Raised by a worker whose failure no retry would mend: the task fails at once."""
 

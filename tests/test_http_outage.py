@@ -80,6 +80,22 @@ async def test_a_stream_outlasts_an_outage_and_skips_nothing(house: House, postg
         assert (await stream.types(1), await tree.types(1)) == ([":A"], [":A"])
 
 
+@pytest.mark.parametrize("path", ["/contexts/{}", "/contexts/{}/tree", "/tasks"])
+async def test_a_fault_of_ours_is_a_problem_too_and_tells_no_secrets(
+    house: House, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    task = await house.new_task()
+    async with house.database.connection() as connection:
+        await connection.execute("ALTER VIEW data_manager.context_states RENAME COLUMN finished_at TO its_end")
+    async with house.get(path.format(task)) as response:
+        document = await refusal(response, 500, "internal")
+    assert document["detail"] == "damad failed; its log says why"
+    assert "finished_at" not in str(document)
+    assert "KeyError: 'finished_at'" in caplog.text
+    async with house.get("/healthz") as response:
+        assert response.status == 200
+
+
 async def test_a_context_that_somebody_holds_is_503_busy(house: House) -> None:
     context = await house.new_context()
     async with house.store.transaction() as connection:

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from conftest import sql
+from daemon_support import Daemon, site_of
 from original_support import value
 
 from damad.errors import Conflict
@@ -85,7 +86,7 @@ async def test_a_session_that_was_lost_is_made_again(database: Database) -> None
 
 
 async def test_a_daemon_stops_that_finds_a_newer_schema_after_an_outage(database: Database) -> None:
-    with pytest.raises(Conflict, match=rf"'local' has schema {VERSION + 1} by now.*install a newer one"):
+    with pytest.raises(Conflict, match=rf"'local' has schema {VERSION + 1};.*install a newer one"):
         async with asyncio.timeout(SOON), serving(database):
             await sql(database.dsn, NEWER)
             await end(database, await sessions(database))
@@ -133,3 +134,43 @@ async def test_cancelled_it_says_goodbye(database: Database) -> None:
             await daemon
         while await value(database, SERVING):
             pass
+
+
+# --- the daemon ---
+
+
+@pytest_asyncio.fixture
+async def daemon(template: str, tmp_path: Path) -> AsyncIterator[Daemon]:
+    async with site_of(tmp_path, template) as site:
+        yield Daemon(site)
+
+
+@pytest.mark.usefixtures("newer")
+async def test_a_daemon_counts_while_it_lives_and_no_longer(daemon: Daemon) -> None:
+    database = daemon.site.databases["local"]
+    await daemon.start()
+    await sessions(database)
+    with pytest.raises(Conflict, match="an older damad serves"):
+        await migrate(database)
+    assert await daemon.stop() == 0
+    assert (await migrate(database)).changed
+
+
+async def test_a_daemon_that_meets_a_newer_schema_ends_with_one_line(daemon: Daemon) -> None:
+    database = daemon.site.databases["local"]
+    await daemon.start()
+    serving_ = await sessions(database)
+    await sql(database.dsn, NEWER)
+    await end(database, serving_)
+    assert await daemon.exits() == 2
+    (line,) = [line for line in daemon.log.splitlines() if line.startswith("damad: ")]
+    assert "install a newer one" in line
+    assert "Traceback" not in daemon.log
+
+
+async def test_a_daemon_that_starts_on_a_newer_schema_is_refused_with_one_line(daemon: Daemon) -> None:
+    await sql(daemon.site.databases["local"].dsn, NEWER)
+    refused = await daemon.site.damad("serve", "--port", "0")
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert "install a newer one" in line

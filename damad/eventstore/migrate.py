@@ -20,7 +20,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from damad.errors import Conflict, ContextBusy, DamadError, Unavailable
+from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
@@ -62,8 +62,8 @@ async def migrate(database: Database) -> Migration:
     """Brings the schema up to date. Idempotent, and safe when run twice at once.
 
     Locks are waited for briefly: a migration that cannot get them lets go and tries again, for a minute in all.
-    Raises Conflict while an older daemon lives or where something stands in the way, DamadError for a schema that is
-    newer than this damad, and Unavailable.
+    Raises Conflict while an older daemon lives, where something stands in the way and for a schema that is newer than
+    this damad, and Unavailable.
     """
     for tries_left in reversed(range(_TRIES)):
         connection = await database.connect()
@@ -104,14 +104,17 @@ async def applied(connection: "asyncpg.Connection[Any]") -> tuple[int | None, st
     return (row["version"], row["checksum"]) if row else (None, None)
 
 
+def refuse_newer(version: int | None, pg_env: str) -> None:
+    """Raises Conflict for a schema that a newer damad made."""
+    if version is not None and version > VERSION:
+        raise Conflict(f"pg_env {pg_env!r} has schema {version}; this damad knows up to {VERSION}: install a newer one")
+
+
 async def _migrate(connection: "asyncpg.Connection[Any]", pg_env: str) -> Migration:
     async with connection.transaction():
         await _take_turn(connection)
         before, checksum = await applied(connection)
-        if before is not None and before > VERSION:
-            raise DamadError(
-                f"pg_env {pg_env!r} has schema {before}; this damad knows up to {VERSION}: install a newer one"
-            )
+        refuse_newer(before, pg_env)
         changed = (before, checksum) != (VERSION, _checksum())
         if changed:
             await _refuse_beside_older_daemons(connection, pg_env)

@@ -15,8 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from damad.errors import Conflict, Unavailable
-from damad.eventstore.migrate import DAEMONS, VERSION, applied
+from damad.errors import Unavailable, unwrapped
+from damad.eventstore.migrate import DAEMONS, VERSION, applied, refuse_newer
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
@@ -40,9 +40,7 @@ async def serving(database: Database) -> AsyncIterator[None]:
             yield
             keeper.cancel()
     except BaseExceptionGroup as several:
-        if len(several.exceptions) > 1:
-            raise
-        one = several.exceptions[0]
+        one = unwrapped(several)
         raise one from one.__cause__
 
 
@@ -54,7 +52,7 @@ async def _count(database: Database, counted: asyncio.Event) -> None:
             try:
                 with translated():
                     await connection.execute(query("serve"), DAEMONS, VERSION)
-                    await _refuse_newer(connection, database.pg_env)
+                    refuse_newer((await applied(connection))[0], database.pg_env)
                 counted.set()
                 pause = _FIRST_PAUSE
                 await _end_of(connection)
@@ -64,14 +62,6 @@ async def _count(database: Database, counted: asyncio.Event) -> None:
             log.debug("the session that says who serves %s is lost: %s", database.pg_env, error)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, _LONGEST_PAUSE)
-
-
-async def _refuse_newer(connection: "asyncpg.Connection[Any]", pg_env: str) -> None:
-    version, _ = await applied(connection)
-    if version is not None and version > VERSION:
-        raise Conflict(
-            f"pg_env {pg_env!r} has schema {version} by now; this damad knows up to {VERSION}: install a newer one"
-        )
 
 
 async def _end_of(connection: "asyncpg.Connection[Any]") -> None:

@@ -113,17 +113,20 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
     """Answers whatever is refused further in with a problem document."""
     try:
         return await handler(request)
-    except DamadError as error:
-        if request.writer.output_size > 0:
-            log.warning("an answer to %s broke off: %s", request.path, error)
-            raise ConnectionResetError("the answer has begun; it can only break off") from error
-        if error.status == 500:
-            log.error("%s %s failed: %s", request.method, request.path, error, exc_info=error)
-        return response(error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         return _response_of_aiohttp(request, error)
+    except ConnectionError:
+        raise  # who asked has gone
+    except Exception as error:
+        refusal = error if isinstance(error, DamadError) else DamadError(f"{type(error).__name__}: {error}")
+        if refusal.status == 500:
+            log.error("%s %s failed: %s", request.method, request.path, refusal, exc_info=error)
+        if request.writer.output_size > 0:
+            log.warning("an answer to %s broke off: %s", request.path, refusal)
+            raise ConnectionResetError("the answer has begun; it can only break off") from error
+        return response(refusal)
 
 
 def response(error: DamadError) -> web.Response:
