@@ -37,12 +37,25 @@ class _Background:
         return not file.endswith("[eventpoll]") or not self.thread.is_alive()
 
 
+_making: Final = threading.Lock()
+
+
 @cache
-def _background() -> _Background:
+def _made() -> _Background:
     return _Background()
 
 
-os.register_at_fork(after_in_child=_background.cache_clear)
+def _background() -> _Background:
+    with _making:  # threads that ask at the same moment get the same one
+        return _made()
+
+
+def _forget() -> None:
+    _made.cache_clear()
+    _making.release()
+
+
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_forget)
 
 
 def loop() -> asyncio.AbstractEventLoop:

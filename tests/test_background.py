@@ -97,7 +97,6 @@ def test_it_is_one_loop_in_one_thread_that_holds_up_no_exit() -> None:
     assert thread.daemon
 
 
-@pytest.mark.xfail(reason="functools.cache lets threads that ask at the same moment each make a loop", strict=False)
 def test_many_threads_that_ask_first_at_the_same_time_get_one_loop() -> None:
     program = """
     import threading

@@ -2,9 +2,13 @@
 
 from functools import cache
 from importlib.resources import files
+from typing import Final
+
+_FOLDER: Final = files(__package__)
+"""Found while importing: doing so takes import locks, which a process that forks meanwhile would never get back."""
 
 
 @cache
 def query(name: str) -> str:
     """The text of a statement. (Files of the package: they cannot change while it runs.)"""
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    return _FOLDER.joinpath(f"{name}.sql").read_text(encoding="utf-8")
