@@ -8,14 +8,15 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NoReturn
-from uuid import uuid4
+from typing import Any, Final, NoReturn
+from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
 from damad import context, events, workerfile
 from damad.errors import (
     Conflict,
+    EventUuidConflict,
     InvalidInput,
     NoRetry,
     RetryIn,
@@ -33,6 +34,9 @@ __all__ = [
     "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "cancel", "gather", "progress", "queue", "queue_many",
     "retry", "retry_in", "status", "step", "subtask",
 ]  # fmt: skip
+
+_DURABLE_CALLS: Final = UUID("2a0f6a3e-6f0c-4c8e-9f57-4d2c3f6b7f10")
+"""Namespace of the event_uuids of steps and subtasks."""
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +86,8 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     parsed = settings.parse({"worker": asked.worker, **asked.settings}, pointer=pointer)
     defaults = here.queue(parsed.get("queue", "default")).defaults
     recorded = {**defaults, **parsed}
+    if from_queue := sorted(defaults.keys() - parsed.keys()):
+        recorded["defaults"] = from_queue
     if here.host_id is not None:
         recorded["dama_host_id"] = here.host_id
     initial = _initial(asked, pointer)
@@ -183,7 +189,11 @@ async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     if inspect.isawaitable(result):
         result = await result
     _check_json(result, f"the result of step {name!r}")
-    await events.record([Event(type="dama/task:STEP", payload={"name": name, "result": result})])
+    payload = {"name": name, "result": result}
+    try:
+        await events.record([Event(type="dama/task:STEP", payload=payload, event_uuid=_uuid("dama/task:STEP", name))])
+    except EventUuidConflict:  # another call of this name was faster, and its result stands
+        return await step(name, function, *arguments)
     return result
 
 
@@ -197,7 +207,7 @@ async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) 
         return Subtask(name, recorded.payload["etl_context_id"])
     given = {"queue": ctx.queue or "default", **given, "parent_context_id": context.current_id()}
     new = _new_task(request(worker, payload, **given), ctx.here, "")
-    said = uuid4()
+    said = _uuid("dama/task:SUBTASK", name)
 
     async def queue_child() -> int:
         async with ctx.store.transaction() as connection:
@@ -207,7 +217,10 @@ async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) 
             await ctx.store.append([append], on=connection)
         return child
 
-    return Subtask(name, await events.persist(queue_child))
+    try:
+        return Subtask(name, await events.persist(queue_child))
+    except EventUuidConflict:  # another call of this name was faster, and its child is the one
+        return await subtask(name, worker=worker, payload=payload, **given)
 
 
 async def gather(*children: Subtask | int, return_exceptions: bool = False) -> list[Any]:
@@ -269,6 +282,11 @@ def _check_json(value: Any, what: str, *, pointer: str = "") -> None:
         json_value.check(value)
     except json_value.NotJson as error:
         raise InvalidInput(f"{what} holds {error}", pointer=f"{pointer}{error.pointer}") from None
+
+
+def _uuid(type_: str, name: str) -> UUID:
+    """The event_uuid of a durable call: the same for each call of this name, so that the log takes one."""
+    return uuid5(_DURABLE_CALLS, f"{context.current_id()} {type_} {name}")
 
 
 async def _named(type_: str, name: str) -> RecordedEvent | None:

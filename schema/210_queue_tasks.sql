@@ -1,6 +1,6 @@
 -- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
--- unless what was asked for differs: then it is refused. (Not the host that was asked: any may repeat a request.)
+-- unless what was asked for differs: then it is refused.
 -- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
 CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     parent_context_ids  bigint[],
@@ -18,7 +18,6 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
       key     text;
       parent  bigint;
       source  bigint;
-      host    CONSTANT text[] := '{__dama_task_manager__,dama_host_id}';
     BEGIN
       FOR i IN 1 .. cardinality(types) LOOP
         key := metas[i] -> '__dama_task_manager__' ->> 'idempotency_key';
@@ -39,8 +38,8 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
         ELSE
           SELECT c.parent_context_id, c.source_id INTO parent, source
             FROM data_manager.etl_contexts c WHERE c.etl_context_id = first.etl_context_id;
-          IF (parent, source, first.type, first.payload, first.meta #- host) IS DISTINCT FROM
-             (parent_context_ids[i], source_ids[i], types[i], payloads[i], metas[i] #- host) THEN
+          IF (parent, source, first.type, first.payload, data_manager.as_asked(first.meta)) IS DISTINCT FROM
+             (parent_context_ids[i], source_ids[i], types[i], payloads[i], data_manager.as_asked(metas[i])) THEN
             IF first.event_uuid = event_uuids[i] THEN
               PERFORM data_manager.refuse('DA004', format('event_uuid %s belongs to another event', event_uuids[i]),
                 jsonb_build_object('event_uuid', event_uuids[i], 'etl_context_id', first.etl_context_id));

@@ -11,6 +11,7 @@ import pytest
 from test_events import run_of
 
 from damad import context, errors, events, tasks
+from damad.config import Queue
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event
@@ -184,6 +185,20 @@ async def test_a_subtask_is_queued_once_per_name_in_its_parents_queue(here: Here
     assert {state.parent_context_id for state in states} == {parent["etl_context_id"]}
 
 
+async def test_the_same_calls_at_once_queue_one_child_and_record_one_step(
+    here: Here, parent: dict[str, Any], database: Database
+) -> None:
+    steps = iter(range(20))
+    with here(**parent):
+        children = await asyncio.gather(*(tasks.subtask("one", worker="ok.py", payload=n) for n in range(20)))
+        results = await asyncio.gather(*(tasks.step("count", lambda: next(steps)) for _ in range(20)))
+        recorded = [event["type"] for event in await events.read()]
+    assert len(set(children)) == len(set(results)) == 1
+    assert (recorded.count("dama/task:SUBTASK"), recorded.count("dama/task:STEP")) == (1, 1)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM data_manager.etl_contexts") == 2
+
+
 async def test_gather_returns_the_results_in_order(
     here: Here, store: EventStore, database: Database, parent: dict[str, Any]
 ) -> None:
@@ -313,6 +328,24 @@ async def test_an_idempotency_key_answers_any_host_and_refuses_another_parent(he
             await tasks.queue("ok.py", {"n": 2}, idempotency_key="k")
     with here(host=other):
         assert await tasks.queue("ok.py", {"n": 1}, idempotency_key="k") == first
+
+
+async def test_an_idempotency_key_is_asked_after_again_though_the_queues_defaults_have_changed(
+    here: Here, host: context.Host
+) -> None:
+    def configured(**defaults: Any) -> context.Host:
+        return msgspec.structs.replace(host, queues={"default": Queue(defaults=defaults)})
+
+    with here(host=configured(retry_limit=7)):
+        first = await tasks.queue("ok.py", idempotency_key="k", priority=1)
+        state: Any = await tasks.status(first)
+        assert state.settings["retry_limit"] == 7
+    with here(host=configured(retry_limit=8, expire_in=60.0)):
+        assert await tasks.queue("ok.py", idempotency_key="k", priority=1) == first
+        with pytest.raises(errors.IdempotencyConflict):
+            await tasks.queue("ok.py", idempotency_key="k", priority=2)
+    with here(host=configured(priority=1)), pytest.raises(errors.IdempotencyConflict):
+        await tasks.queue("ok.py", idempotency_key="k")
 
 
 async def test_many_at_once_with_one_idempotency_key_queue_one_task(here: Here) -> None:

@@ -4,11 +4,11 @@ A worker may run code on loops of its own (asyncio.run in a thread); a connectio
 """
 
 import asyncio
+import gc
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
@@ -51,17 +51,18 @@ class Database:
         if lock_timeout is not None:
             self._settings["lock_timeout"] = f"{round(lock_timeout * 1000)}ms"
         self._max_size = max_size
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = WeakKeyDictionary()
-        self._listeners: WeakKeyDictionary[asyncio.AbstractEventLoop, Listener] = WeakKeyDictionary()
+        self._pools: dict[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = {}
+        self._farewells: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+        self._listeners: dict[asyncio.AbstractEventLoop, Listener] = {}
 
     def __repr__(self) -> str:
         return f"<Database {self.pg_env}>"
 
-    def _pool(self) -> "asyncpg.Pool[Any]":
+    async def _pool(self) -> "asyncpg.Pool[Any]":
         loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            pool = asyncpg.create_pool(
+        if loop not in self._pools:
+            self._drop_closed_loops()
+            self._pools[loop] = asyncpg.create_pool(
                 self.dsn,
                 min_size=0,
                 max_size=self._max_size,
@@ -69,14 +70,31 @@ class Database:
                 init=_set_codecs,
                 server_settings=self._settings,
             )
-            self._pools[loop] = pool
-        return pool
+            self._farewells[loop] = self._farewell()
+            await anext(self._farewells[loop])
+        return await self._pools[loop]  # awaiting an open pool is free; awaiting a new one opens it
+
+    async def _farewell(self) -> AsyncGenerator[None, None]:
+        """Closes what a loop opened when it ends: `asyncio.run` ends each async generator that was begun in it."""
+        try:
+            yield
+        finally:
+            await self.close()
+
+    def _drop_closed_loops(self) -> None:
+        """Forgets the loops that ended without a word: their connections go with them."""
+        closed = [loop for loop in list(self._pools) if loop.is_closed()]  # other threads have loops of theirs
+        for loop in closed:
+            for opened in (self._pools, self._farewells, self._listeners):
+                opened.pop(loop, None)
+        if closed:
+            gc.collect()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
         """A connection of this loop's pool. Raises Unavailable where Postgres is away."""
         with translated():
-            pool = await self._pool()  # awaiting an open pool is free; awaiting a new one opens it
+            pool = await self._pool()
             connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
         try:
             yield connection
@@ -131,6 +149,7 @@ class Database:
         loop = asyncio.get_running_loop()
         if listener := self._listeners.pop(loop, None):
             await listener.close()
+        self._farewells.pop(loop, None)
         if pool := self._pools.pop(loop, None):
             # Not cut at once: what is just being given back would say that it lost its connection.
             with suppress(Unavailable), translated():

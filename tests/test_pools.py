@@ -1,0 +1,69 @@
+"""The connections of one pg_env: a pool for each event loop, and none left over from loops that have ended."""
+
+import asyncio
+import subprocess
+import sys
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from damad.eventstore.pools import Database
+
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def ask(database: Database) -> int:
+    async with database.connection() as connection:
+        return int(await connection.fetchval(SESSIONS))
+
+
+async def test_a_loop_that_has_ended_leaves_no_connection_behind(database: Database, plain: Any) -> None:
+    before = await plain.fetchval(SESSIONS)
+    for _ in range(10):
+        await asyncio.to_thread(asyncio.run, ask(database))
+    assert await plain.fetchval(SESSIONS) == before
+
+
+async def test_a_loop_that_was_closed_without_a_word_leaves_at_most_its_own(database: Database, plain: Any) -> None:
+    def rudely() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask(database))
+        loop.close()
+
+    before = await plain.fetchval(SESSIONS)
+    for _ in range(10):
+        await asyncio.to_thread(rudely)
+    assert await plain.fetchval(SESSIONS) <= before + 1
+
+
+async def test_each_loop_has_a_pool_of_its_own_and_keeps_it(database: Database) -> None:
+    async def pools() -> set[int]:
+        found = set()
+        for _ in range(3):
+            async with database.connection():
+                found.add(id(database._pools[asyncio.get_running_loop()]))
+        return found
+
+    first, second = await pools(), await asyncio.to_thread(asyncio.run, pools())
+    assert len(first) == len(second) == 1
+
+
+@pytest.mark.parametrize("runner", ["asyncio.run", "uvloop.run"])
+def test_a_program_that_ends_its_loop_says_goodbye_to_postgres_in_silence(dsn: str, runner: str) -> None:
+    program = f"""
+    import asyncio, sys, uvloop
+    from damad.eventstore.pools import Database
+
+    async def ask(database):
+        async with database.connection() as connection:
+            return await connection.fetchval("SELECT 1")
+
+    database = Database("local", sys.argv[1])
+    print([{runner}(ask(database)) for _ in range(3)])
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", dedent(program), dsn],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[1, 1, 1]\n", "")
