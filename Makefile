@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CORE   := $(addprefix tests/test_,$(addsuffix .py,events tasks eventstore lifecycle_table http_events http_tasks http_contexts))
 
 .PHONY: help install demo test faults check docs wheel clean
 .DEFAULT_GOAL := help
@@ -26,10 +25,8 @@ demo: $(READY) ## From nothing: embedded Postgres, daemon, a real GTFS feed load
 test: $(READY) ## The whole fast suite: real Postgres, real processes, from nothing
 	@$(BIN)/python -m pytest tests
 
-faults: $(READY) ## Processes die at every named place between two durable effects, and every task ends right
-	@$(BIN)/python -m pytest tests/faults
-	@echo "again, with one in twenty answers of the database lost"
-	@DAMAD_FAILPOINT=database.executed:0.05 $(BIN)/python -m pytest $(CORE)
+faults: $(READY) ## Everything breaks that can, and what must hold holds; writes docs/reliability.md
+	@$(BIN)/python -m pytest tests/faults tests -m fault --page docs/reliability.md
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .

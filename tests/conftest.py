@@ -11,6 +11,12 @@ import asyncpg
 import hypothesis
 import pytest
 import pytest_asyncio
+from reliability_page import (  # noqa: F401 - hooks
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_terminal_summary,
+)
 
 from damad import context
 from damad.context import EtlContext, Host

@@ -59,7 +59,12 @@ async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
         yield site
 
 
-@pytest.mark.parametrize("action", ["kill", "raise"])
+@pytest.mark.fault(
+    fault="a process dies, fails or hangs between two durable effects",
+    injected="`DAMAD_FAILPOINT` at each of its places: kill, raise, delay",
+    invariants="I1 I2 I3 I4 I6 I8 I10 I12",
+)
+@pytest.mark.parametrize("action", ["kill", "raise", "delay"])
 @pytest.mark.parametrize("name", failpoints.NAMES)
 async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, action: str) -> None:
     hit, clean = Daemon(site), Daemon(site)

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, gone, site_of, until
 
@@ -64,6 +65,11 @@ async def sql(site: Site, statement: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in await connection.fetch(statement)]
 
 
+@pytest.mark.fault(
+    fault="two hosts on one database",
+    injected="two daemons with two state folders",
+    invariants="I4 I6",
+)
 async def test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared(hosts: tuple[Site, Site]) -> None:
     one, other = hosts
     daemon = Daemon(other)
@@ -77,6 +83,11 @@ async def test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared
     assert await daemon.stop() == 0
 
 
+@pytest.mark.fault(
+    fault="a worker of a shared queue stands still past its lease, a transaction open",
+    injected="SIGSTOP; SIGCONT after the other host has taken over and finished",
+    invariants="I1 I3 I4 I5 I8 I9",
+)
 async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it_goes_on(
     hosts: tuple[Site, Site],
 ) -> None:
@@ -104,6 +115,11 @@ async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it
     assert [await daemon.stop() for daemon in (first, second)] == [0, 0]
 
 
+@pytest.mark.fault(
+    fault="a host of a shared queue is lost",
+    injected="SIGKILL to each of its processes",
+    invariants="I3 I5 I6 I8",
+)
 async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(hosts: tuple[Site, Site]) -> None:
     one, other = hosts
     first, second = Daemon(one), Daemon(other)
@@ -121,11 +137,16 @@ async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(hos
     assert await second.stop() == 0
 
 
+@pytest.mark.fault(
+    fault="two hosts claim from one queue",
+    injected="two daemons with two state folders",
+    invariants="I3 I4 I8",
+)
 async def test_two_daemons_share_a_queue_and_no_task_runs_twice(hosts: tuple[Site, Site]) -> None:
     one, other = hosts
     daemons = [Daemon(one), Daemon(other)]
     for daemon in daemons:
-        await daemon.start()
+        await daemon.start(DAMAD_LEASE="1m")
     worker = one.worker("async def main(): return {}")
     ids = [await one.queue(worker, queue="common") for _ in range(30)]
     for id_ in ids:
