@@ -4,11 +4,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
 
-from damad import context, processes
+from damad import context, processes, tasks
 from damad.config import Config
 from damad.eventstore.pools import Database
 from damad.runner import records
@@ -53,6 +54,28 @@ async def test_a_process_whose_task_went_on_is_named(here: Here, settings: Confi
     records.write_processes(run, records.Processes(me, me))
     runs = (await found(here, settings))["runs"]
     assert not runs.well and str(me.pid) in runs.detail
+
+
+async def test_the_records_of_a_run_that_has_ended_are_named(here: Here, settings: Config) -> None:
+    run = records.folder(settings.state_dir, "local", 4711, 1)
+    run.mkdir(parents=True)
+    gone = processes.Process(4_000_000, 1, "another boot")
+    records.write_processes(run, records.Processes(gone, gone))
+    runs = (await found(here, settings))["runs"]
+    assert not runs.well and "4711" in runs.detail and "damad serve" in str(runs.advice)
+
+
+async def test_a_lease_that_nobody_renewed_is_named_if_it_is_this_hosts(
+    here: Here, settings: Config, database: Database
+) -> None:
+    with here() as ambient:
+        ours, others = [await tasks.queue("ok.py") for _ in range(2)]
+    claim = "SELECT data_manager.claim_task($1, $2, 'somebody', interval '-2 min')"
+    async with database.connection() as connection:
+        await connection.execute(claim, ours, ambient.here.host_id)
+        await connection.execute(claim, others, uuid4())
+    leases = (await found(here, settings))["leases"]
+    assert not leases.well and leases.detail.endswith(f"contexts {ours}") and "damad serve" in str(leases.advice)
 
 
 async def test_a_postgres_that_is_away_is_a_finding_and_no_traceback(here: Here, settings: Config) -> None:
