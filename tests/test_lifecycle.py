@@ -231,6 +231,13 @@ def test_an_old_fence_is_refused() -> None:
         evolve(after("INITIAL"), event("EVENT", 2, fence=0))
 
 
+@pytest.mark.parametrize("fence", [0, 1])
+def test_a_claim_that_does_not_raise_the_fence_is_refused(fence: int) -> None:
+    released = after("TASK_INITIAL", "CLAIMED", "RELEASED")
+    with pytest.raises(IllegalTransition):
+        evolve(released, event("CLAIMED", 4, payload={"fence": fence, "host_id": HOST}))
+
+
 @pytest.mark.parametrize("end", [["RELEASED"], ["WAITING"], ["ERROR", "RETRY"], ["ERROR", "FAILED"]])
 def test_a_fence_is_old_as_soon_as_its_run_is_over(end: list[str]) -> None:
     over = after("TASK_INITIAL", "CLAIMED", "STARTED", *end)

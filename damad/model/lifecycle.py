@@ -148,7 +148,7 @@ def evolve(context: Context, event: LoggedEvent) -> Context:
     """The projection after one more event. Raises IllegalTransition where it may not follow."""
     kind_ = _kind(event)
     after = TRANSITIONS.get((context.state, kind_))
-    if after is None or not _may_carry(event.fence, context):
+    if after is None or not _may_carry(event.fence, context) or not _raises_the_fence(event, kind_, context):
         raise IllegalTransition(
             f"{event.type} may not follow in a context that is {context.state}", type=event.type, state=context.state
         )
@@ -172,6 +172,11 @@ def _may_carry(fence: int | None, context: Context) -> bool:
     if fence is None:
         return True
     return context.task is not None and fence == context.task.fence and context.state not in _HELD_BY_NOBODY
+
+
+def _raises_the_fence(event: LoggedEvent, kind_: str, context: Context) -> bool:
+    """A claim that does not would make the fences of older ones good again."""
+    return kind_ != "CLAIMED" or context.task is None or int(event.payload["fence"]) > context.task.fence
 
 
 def _kind(event: LoggedEvent) -> str:
