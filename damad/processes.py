@@ -5,11 +5,15 @@ before the start time was compared, so that none reaches a process that took the
 """
 
 import os
+import re
 import signal
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _PROC: Final = Path("/proc")
+_MOST_PIDS: Final = 2**22
+"""No Linux gives a higher pid."""
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 
 
 class Process(NamedTuple):
@@ -26,6 +30,12 @@ class _Stat(NamedTuple):
     parent: int
     session: int
     start_time: int
+
+
+def named(pid: Any, start_time: Any, boot_id: Any) -> Process | None:
+    """The process that these name, out of a file or the log where anybody may have written; None if they name none."""
+    numbers = type(pid) is int and type(start_time) is int and isinstance(boot_id, str)
+    return Process(pid, start_time, boot_id) if numbers and 0 < pid <= _MOST_PIDS and start_time >= 0 else None
 
 
 def boot_id() -> str:
@@ -78,7 +88,10 @@ def send(process: Process, number: int) -> bool:
 
 
 def members(leader: Process) -> list[Process]:
-    """The processes in the session that `leader` leads."""
+    """The processes in the session that `leader` leads, or led: its pid is given to nobody while they have it."""
+    there = _stat(leader.pid)
+    if leader.boot_id != boot_id() or (there is not None and there.start_time != leader.start_time):
+        return []  # the pid is a stranger's now, and so is the session
     return [_process(stat) for stat in _all() if stat.session == leader.pid and stat.start_time >= leader.start_time]
 
 
@@ -105,9 +118,9 @@ def from_holder(holder: str, host_id: str) -> Process | None:
     host, _, rest = holder.partition("/")
     boot, _, numbers = rest.partition("/")
     pid, _, start_time = numbers.partition("/")
-    if host != host_id or not (pid.isdigit() and start_time.isdigit()):
+    if host != host_id or not (_NUMBER.fullmatch(pid) and _NUMBER.fullmatch(start_time)):
         return None
-    return Process(int(pid), int(start_time), boot)
+    return named(int(pid), int(start_time), boot)
 
 
 def _process(stat: _Stat) -> Process:

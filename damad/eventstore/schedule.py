@@ -67,6 +67,13 @@ class Schedule:
         found = [Leftover(**{name: row[name] for name in Leftover.__struct_fields__}) for row in rows]
         return {leftover.etl_context_id: leftover for leftover in found}
 
+    async def started(self, runs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Any]:
+        """The payloads of the STARTED events of runs, each an etl_context_id and a fence."""
+        if not runs:
+            return {}
+        rows = await self._database.fetch("started", [id_ for id_, _ in runs], [fence for _, fence in runs])
+        return {(row["etl_context_id"], row["fence"]): row["payload"] for row in rows}
+
     async def queues_with_work(self) -> list[str]:
         """The queues in which some task waits for nothing but a slot."""
         return [row["queue"] for row in await self._database.fetch("queues_with_work")]

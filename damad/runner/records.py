@@ -3,15 +3,21 @@
     runs/<pg_env>/<etl_context_id>.<fence>/process.json    the parent and the worker's process, by proof
     runs/<pg_env>/<etl_context_id>.<fence>/exit.json       how the worker's process ended
 
-This module imports little: the runner's parent loads it, and there is one parent for each running task.
+Whatever stands there all the same (a disk that was full, a copy that was restored, a hand) is read as no record unless
+it is one in every part. This module imports little: the runner's parent loads it, one for each running task.
 """
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from damad.processes import Process
+from damad.processes import Process, named
+
+_RUN: Final = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})")
+_LATEST: Final = 2.0**37
+"""Seconds since the epoch that every calendar still has."""
 
 
 class Exit(NamedTuple):
@@ -36,13 +42,13 @@ def folder(state_dir: Path, pg_env: str, etl_context_id: int, fence: int) -> Pat
 
 
 def runs(state_dir: Path, pg_env: str) -> list[tuple[int, int]]:
-    """The etl_context_id and fence of every run that has a folder."""
+    """The etl_context_id and fence of every run that has a folder. What else lies there is not ours."""
     try:
-        names = os.listdir(state_dir / "runs" / pg_env)
-    except FileNotFoundError:
+        with os.scandir(state_dir / "runs" / pg_env) as entries:
+            names = [_RUN.fullmatch(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    pairs = [name.partition(".") for name in names]
-    return [(int(id_), int(fence)) for id_, _, fence in pairs if id_.isdigit() and fence.isdigit()]
+    return [(int(name[1]), int(name[2])) for name in names if name]
 
 
 def write_processes(run: Path, processes: Processes) -> None:
@@ -58,19 +64,28 @@ def write_exit(run: Path, exit_: Exit) -> None:
 def read_processes(run: Path) -> Processes | None:
     """Who runs it, or None where no record that can be read says so."""
     record = _read(run / "process.json")
-    try:
-        return Processes(Process(*record["parent"]), Process(*record["worker"])) if record else None
-    except (KeyError, TypeError):
-        return None
+    parent, worker = _process(record.get("parent")), _process(record.get("worker"))
+    return Processes(parent, worker) if parent and worker else None
 
 
 def read_exit(run: Path) -> Exit | None:
     """How it ended, or None where no record that can be read says so."""
     record = _read(run / "exit.json")
-    try:
-        return Exit(**record) if record else None
-    except TypeError:
+    if record.keys() != set(Exit._fields):
         return None
+    exit_ = Exit(**record)
+    by_code = _is_number(exit_.exit_code, 0, 255) and exit_.signal is None
+    by_signal = _is_number(exit_.signal, 1, 64) and exit_.exit_code is None
+    timed = type(exit_.ended_at) in (int, float) and 0 <= exit_.ended_at < _LATEST
+    return exit_ if (by_code or by_signal) and timed and isinstance(exit_.oom, bool) else None
+
+
+def _process(value: Any) -> Process | None:
+    return named(*value) if isinstance(value, list) and len(value) == 3 else None
+
+
+def _is_number(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
@@ -82,9 +97,10 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     os.rename(new, path)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
+    """The record; an empty one where it is torn, or what stands there is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -77,10 +77,11 @@ class Observer:
     def _look(self, key: Key, started: dict[str, Any] | None) -> tuple[str, decisions.Exit | None]:
         if (coroutine := self._coroutines.get(key)) is not None:
             return (decisions.LOST if coroutine.done() else decisions.ALIVE), None
-        if (ended := self._ended(key)) is not None:
-            return decisions.ENDED, ended
         known = records.read_processes(self.folder(key))
-        candidates = [known.parent, known.worker] if known else _by_event(started)
+        ended = self._ended(key)
+        if ended is not None and not (known and processes.alive(known.worker)):
+            return decisions.ENDED, ended
+        candidates = dict.fromkeys([*(known or ()), *_by_event(started)])
         for process in candidates:
             if self._watch(key, process):
                 return decisions.ALIVE, None
@@ -104,8 +105,7 @@ class Observer:
             coroutine.cancel()
             return
         known = records.read_processes(self.folder(key))
-        workers = [known.worker] if known else _by_event(started)
-        for worker in workers:
+        for worker in dict.fromkeys([*([known.worker] if known else []), *_by_event(started)]):
             targets = {worker, *processes.members(worker)}
             if force:
                 targets |= {*processes.descendants(worker)}
@@ -146,8 +146,7 @@ class Observer:
 
 def _by_event(started: dict[str, Any] | None) -> list[Process]:
     """The process that a STARTED event names, unless it is this one: what runs here is known by its coroutine."""
-    try:
-        process = Process(started["pid"], started["start_time"], started["boot_id"]) if started else None
-    except (KeyError, TypeError):
+    if not isinstance(started, dict):
         return []
+    process = processes.named(started.get("pid"), started.get("start_time"), started.get("boot_id"))
     return [process] if process is not None and process.pid != os.getpid() else []

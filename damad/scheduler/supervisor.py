@@ -182,9 +182,10 @@ class Supervisor:
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
         keys = {key for key in self._observer.known() - held if self._only in (None, key[0])}
+        started = await self._schedule.started([key for key in keys if _proves_little(self._observer.look(key))])
         alive = {}
         for key in keys:
-            seen = self._observer.look(key)
+            seen = self._observer.look(key, started.get(key))
             if seen.process in (decisions.ALIVE, decisions.STARTING):
                 alive[key] = seen
             else:
@@ -203,7 +204,7 @@ class Supervisor:
             )
             if kill is not None:
                 log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
-                self._observer.stop(key, None, force=kill.force)
+                self._observer.stop(key, started.get(key), force=kill.force)
         return [min(self._config.grace, 1.0)]
 
     async def _rescue(self) -> None:
@@ -335,6 +336,11 @@ def _held(task: HeldTask, me: str, host_id: str) -> Held:
         lease_over=task.lease_over is not False,
         started_at=task.started_at,
     )
+
+
+def _proves_little(seen: decisions.Observed) -> bool:
+    """True where no record proves that a process lives or how it ended: it may be torn, and STARTED knows better."""
+    return seen.process in (decisions.ABSENT, decisions.LOST)
 
 
 def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:
