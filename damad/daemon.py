@@ -21,6 +21,7 @@ import uvloop
 from damad import config, context, statefolder, stderrlog, systemd
 from damad.config import Config
 from damad.errors import Unavailable, unwrapped
+from damad.eventstore import listener
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
@@ -73,6 +74,7 @@ async def _serve(settings: Config) -> None:
                 for database, migrated in zip(databases, ready, strict=True)
             ]
             _say_ready(addresses, databases)
+            running += [group.create_task(_say_if_degraded(database, addresses, databases)) for database in databases]
             await stop.wait()
             systemd.notify(STOPPING="1", STATUS="stopping; workers go on")
             log.info("stopping; workers go on")
@@ -157,6 +159,22 @@ def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict
 
 
 def _say_ready(addresses: Addresses, databases: list[Database]) -> None:
-    names = ", ".join(database.pg_env for database in databases)
     print(f"damad ready on {addresses.url} and {addresses.socket}", flush=True)
-    systemd.notify(READY="1", STATUS=f"serving {names} on {addresses.url}")
+    systemd.notify(READY="1", STATUS=_status(addresses, databases))
+
+
+def _status(addresses: Addresses, databases: list[Database]) -> str:
+    deaf = {database.pg_env: " (degraded: polling)" for database in databases if database.listener().deaf}
+    names = ", ".join(database.pg_env + deaf.get(database.pg_env, "") for database in databases)
+    return f"serving {names} on {addresses.url}"
+
+
+async def _say_if_degraded(database: Database, addresses: Addresses, databases: list[Database]) -> None:
+    """Says in the log and to systemd, each time once, that a pg_env's listener got deaf or hears again."""
+    while True:
+        if await database.listener().turn():
+            log.warning("degraded: no NOTIFY comes back, as behind a pooler that shares sessions; polling",
+                        pg_env=database.pg_env, seconds=listener.DEAF_INTERVAL)  # fmt: skip
+        else:
+            log.info("not degraded any more: a NOTIFY came back", pg_env=database.pg_env)
+        systemd.notify(STATUS=_status(addresses, databases))

@@ -58,8 +58,8 @@ class Runner:
             pg_env=PG_ENV, etl_context_id=id_, fence=fence, claimer=self.holder, host_id=self.host_id,
             state_dir=self.site.state_dir, worker_roots=(self.site.workers,), queues={}, lease=30.0, max_result=1000,
         )  # fmt: skip
-        dsn = self.site.databases[PG_ENV].dsn
-        assignment = launcher.assign(claim, 1, dsn=dsn, settings=self.settings, terminal=False, debug=None)
+        database = self.site.databases[PG_ENV]
+        assignment = launcher.assign(claim, 1, database=database, settings=self.settings, terminal=False, debug=None)
         environment = config.child_environment(self.site.environment)
         assignment = msgspec.structs.replace(assignment, environment=environment, run=run or assignment.run)
         await launcher.launch(assignment)

@@ -66,8 +66,9 @@ class Subscription:
 class Listener:
     """One LISTEN connection, shared by all subscribers of a loop; it reconnects by itself.
 
-    hears: True once a hint of its own came back. Behind a pooler that shares connections a LISTEN is accepted and
-    nothing is ever heard: then the listener is deaf, and its subscribers poll.
+    hears: True once a hint of its own came back. Behind a pooler that shares sessions a LISTEN is accepted and
+    nothing is ever heard: then the listener is deaf, and its subscribers poll. `deaf` is that proof, and not a mere
+    want of one: `turn` waits until it changes.
     """
 
     def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]]) -> None:
@@ -75,7 +76,15 @@ class Listener:
         self._subscriptions: set[Subscription] = set()
         self._task: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
+        self._turned = asyncio.Event()
         self.hears = False
+        self.deaf = False
+
+    async def turn(self) -> bool:
+        """Returns once the listener got deaf, or is so no more, since the last time: whether it is deaf."""
+        await self._turned.wait()
+        self._turned.clear()
+        return self.deaf
 
     async def proves(self, timeout: float) -> bool:
         """True once a hint of its own came back, False after `timeout` seconds. Somebody must have subscribed."""
@@ -144,11 +153,12 @@ class Listener:
             async with asyncio.timeout(PING_TIMEOUT):
                 await self._answered.wait()
         except TimeoutError:
-            if self.hears:
-                log.warning("the listener hears nothing any more; polling every %s s", DEAF_INTERVAL)
             self.hears = False
         else:
             self.hears = True
+        if self.deaf == self.hears:
+            self.deaf = not self.hears
+            self._turned.set()
 
     def _heard(self, connection: Any, pid: int, channel: str, payload: Any) -> None:
         if channel == PING:

@@ -1,6 +1,10 @@
 """The connections of one pg_env: a pool for each event loop that asks, made when it first does.
 
 A worker may run code on loops of its own (asyncio.run in a thread); a connection belongs to the loop that made it.
+
+Behind a pooler that shares sessions (PgBouncer in transaction mode) a connection may meet another session of Postgres
+in each transaction. What a session remembers is not there, or is somebody else's: settings, and prepared statements by
+their names. So none are prepared by name there, and a setting that must hold is set in each transaction.
 """
 
 import asyncio
@@ -34,6 +38,8 @@ class Database:
 
     lock_timeout: seconds until a statement of this pool gives up on a lock (None: never). The daemon sets it, so
     that a context held in somebody's open transaction keeps nobody else waiting.
+
+    pooled: whether a pooler is in between; None until the first connection has asked, once.
     """
 
     def __init__(
@@ -44,12 +50,13 @@ class Database:
         application_name: str = "damad",
         max_size: int = 10,
         lock_timeout: float | None = None,
+        pooled: bool | None = None,
     ) -> None:
         self.pg_env = pg_env
         self.dsn = dsn
-        self._settings = {"application_name": application_name, "client_connection_check_interval": "1s"}
-        if lock_timeout is not None:
-            self._settings["lock_timeout"] = f"{round(lock_timeout * 1000)}ms"
+        self.pooled = pooled
+        self._name = {"application_name": application_name}
+        self._lock_timeout = {} if lock_timeout is None else {"lock_timeout": f"{round(lock_timeout * 1000)}ms"}
         self._max_size = max_size
         self._pools: dict[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = {}
         self._farewells: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
@@ -67,8 +74,8 @@ class Database:
                 min_size=0,
                 max_size=self._max_size,
                 timeout=CONNECT_TIMEOUT,
+                connect=self._session,
                 init=_set_codecs,
-                server_settings=self._settings,
             )
             self._farewells[loop] = self._farewell()
             await anext(self._farewells[loop])
@@ -118,7 +125,8 @@ class Database:
             try:
                 async with self.connection() as connection:
                     with translated():
-                        rows = list(await connection.fetch(query(name), *arguments))
+                        async with self._bounded(connection):
+                            rows = list(await connection.fetch(query(name), *arguments))
                 if repeatable and failpoints.loses("database.executed"):
                     raise Unavailable("the answer was lost, as a test wants it")
                 return rows
@@ -132,9 +140,45 @@ class Database:
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of its own, outside the pool. The caller closes it."""
         with translated():
-            connection = await asyncpg.connect(self.dsn, timeout=CONNECT_TIMEOUT, server_settings=self._settings)
+            connection = await self._session(self.dsn, timeout=CONNECT_TIMEOUT)
             await _set_codecs(connection)
         return connection
+
+    async def _session(self, *arguments: Any, **given: Any) -> "asyncpg.Connection[Any]":
+        """A new connection, made for what answers: Postgres itself, or a pooler.
+
+        PgBouncer refuses settings that it does not know, or was told to ignore them; and the process that it names as
+        the one that serves a connection is none of Postgres'.
+        """
+        settings = {**self._name, **self._lock_timeout, "client_connection_check_interval": "1s"}
+        if not self.pooled:
+            try:
+                connection = await asyncpg.connect(*arguments, **given, server_settings=settings)
+            except asyncpg.ProtocolViolationError as error:
+                if "startup parameter" not in str(error):
+                    raise
+            else:
+                if self.pooled is False or await _is_of_its_own(connection):
+                    self.pooled = False
+                    return connection
+                connection.terminate()
+            self.pooled = True
+        return await asyncpg.connect(*arguments, **given, server_settings=self._name, statement_cache_size=0)
+
+    async def bound(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Has lock_timeout hold in the transaction that this connection is in, also where no session remembers it."""
+        if self.pooled:
+            for name, value in self._lock_timeout.items():
+                await connection.execute(f"SET LOCAL {name} = '{value}'")
+
+    @asynccontextmanager
+    async def _bounded(self, connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
+        if not (self.pooled and self._lock_timeout):
+            yield
+            return
+        async with connection.transaction():
+            await self.bound(connection)
+            yield
 
     def listener(self) -> Listener:
         """This loop's listener. It connects when somebody subscribes."""
@@ -155,6 +199,12 @@ class Database:
             with suppress(Unavailable), translated():
                 async with asyncio.timeout(_LAST_RELEASES):
                     await pool.close()
+
+
+async def _is_of_its_own(connection: "asyncpg.Connection[Any]") -> bool:
+    """True if the session is the one that the connection was told when it was made. One round trip."""
+    found: str = await connection.execute(f"SELECT WHERE pg_backend_pid() = {connection.get_server_pid()}")
+    return found == "SELECT 1"
 
 
 async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:

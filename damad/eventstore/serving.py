@@ -3,7 +3,8 @@
 A session of its own holds a shared advisory lock, (DAEMONS, version), for as long as the daemon serves. A migration
 takes the locks of all older versions for itself, or is refused: migrate.py. The lock goes with its session, so an
 outage loses it; then the session is made again, and a daemon that finds a newer schema there by now stops.
-Behind a pooler that shares sessions the lock means nothing.
+Behind a pooler no lock is taken: it would stay with the pooler's session when the daemon has long gone, and stand in
+the way of every migration. Who migrates there stops the daemons first.
 """
 
 import asyncio
@@ -51,7 +52,8 @@ async def _count(database: Database, counted: asyncio.Event) -> None:
             connection = await database.connect()
             try:
                 with translated():
-                    await connection.execute(query("serve"), DAEMONS, VERSION)
+                    if not database.pooled:
+                        await connection.execute(query("serve"), DAEMONS, VERSION)
                     refuse_newer((await applied(connection))[0], database.pg_env)
                 counted.set()
                 pause = _FIRST_PAUSE

@@ -244,6 +244,8 @@ class EventStore:
             with translated():
                 await transaction.start()
             try:
+                with translated():
+                    await self.database.bound(connection)
                 yield connection
             except BaseException:
                 with suppress(Unavailable), translated():  # a connection that was lost is rolled back already

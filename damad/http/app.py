@@ -63,8 +63,10 @@ async def in_pg_env(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def is_alive(request: web.Request) -> web.Response:
-    """GET /healthz: the daemon's loop answers. It says nothing about Postgres."""
-    return wire.answer({"status": "alive"})
+    """GET /healthz: the daemon's loop answers. It asks no Postgres; `degraded` is what it knows to be slower."""
+    databases = [found.store.database for found in request.app[PG_ENVS].values()]
+    deaf = any(database.listener().deaf for database in databases)
+    return wire.answer({"status": "alive"} | ({"degraded": "no NOTIFY comes back; polling"} if deaf else {}))
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

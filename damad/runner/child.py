@@ -40,7 +40,13 @@ def main(assignment: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     claim = msgspec.convert(assignment["claim"], Claim, dec_hook=lambda sort, value: sort(value))
     name = f"damad/{claim.etl_context_id}/{assignment['attempt']}"
-    database = Database(claim.pg_env, assignment["dsn"], application_name=name, max_size=_CONNECTIONS)
+    database = Database(
+        claim.pg_env,
+        assignment["dsn"],
+        application_name=name,
+        max_size=_CONNECTIONS,
+        pooled=assignment["pooled"],
+    )
     try:
         return _run(Attempt(claim, database), debugging.debugger(assignment["debug"]))
     except NotMine as refused:

@@ -71,7 +71,7 @@ async def _listener(ambient: EtlContext, _settings: config.Config) -> Finding:
     heard = ambient.store.database.listener()
     with heard.subscribe(listener.TASK):
         well = await heard.proves(_LISTENER_TIMEOUT)
-    detail = "a NOTIFY comes back" if well else "no NOTIFY comes back: damad polls once a second"
+    detail = "a NOTIFY comes back" if well else "degraded: no NOTIFY comes back, so damad polls once a second"
     advice = None if well else "give damad a DSN that leads to Postgres itself and not through a pooler of transactions"
     return Finding("listener", well, detail, advice)
 

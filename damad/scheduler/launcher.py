@@ -11,6 +11,7 @@ import orjson
 import structlog
 
 from damad import config, failpoints, logs
+from damad.eventstore.pools import Database
 from damad.runner import records
 from damad.runner.attempt import Claim
 
@@ -20,12 +21,14 @@ log = structlog.get_logger()
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """What the runner's parent is told. It travels in an anonymous file, for it holds the DSN.
 
-    log: the attempt's log file, or None to leave the worker on this terminal · debug: pdb or debugpy.
+    log: the attempt's log file, or None to leave the worker on this terminal · debug: pdb or debugpy · pooled: whether
+    the DSN leads to a pooler, which costs a connection less to be told than to ask.
     """
 
     claim: Claim
     attempt: int
     dsn: str
+    pooled: bool | None
     run: Path
     log: Path | None
     log_limit: int
@@ -36,7 +39,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def assign(
-    claim: Claim, attempt: int, *, dsn: str, settings: config.Config, terminal: bool, debug: str | None
+    claim: Claim, attempt: int, *, database: Database, settings: config.Config, terminal: bool, debug: str | None
 ) -> Assignment:
     """The assignment of one run under a claim."""
     environment = config.child_environment() | {
@@ -48,7 +51,8 @@ def assign(
     return Assignment(
         claim=claim,
         attempt=attempt,
-        dsn=dsn,
+        dsn=database.dsn,
+        pooled=database.pooled,
         run=records.folder(settings.state_dir, claim.pg_env, claim.etl_context_id, claim.fence),
         log=log_file,
         log_limit=settings.log_limit,

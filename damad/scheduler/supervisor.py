@@ -264,7 +264,7 @@ class Supervisor:
             return
         self._observer.starting(key, True)
         assignment = launcher.assign(
-            claim, attempt, dsn=self._database.dsn, settings=self._config,
+            claim, attempt, database=self._database, settings=self._config,
             terminal=self._terminal, debug=self._debug,
         )  # fmt: skip
         self._runs.create_task(self._launch(key, assignment))
