@@ -21,6 +21,8 @@ from debian_packages import program
 
 from damad.eventstore.embedded import _as_ordinary_user
 from damad.eventstore.migrate import DAEMONS
+from damad.eventstore.pools import Database
+from damad.eventstore.serving import serving
 
 SETTINGS = {"DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms", "DAMAD_GRACE": "500ms"}
 SESSIONS = 3
@@ -196,14 +198,15 @@ async def post(site: Site, path: str) -> tuple[int, str | None]:
     fault="PgBouncer in transaction mode", injected="a daemon ends, the pooler's sessions stay", invariants="I10"
 )
 async def test_a_daemon_that_has_gone_leaves_no_lock_in_the_sessions_of_the_pooler(site: Site) -> None:
-    async with daemon_on(site):
-        assert (await site.run("def main():\n    return {}\n")).state == "done"
+    behind = Database("local", site.environment["DAMAD_PG_ENV_LOCAL_DSN"])
+    async with serving(behind):
+        pass
     async with site.store().database.connection() as connection:
-        sessions = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        assert await connection.fetchval(sessions), "the pooler keeps its sessions"
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        assert await connection.fetchval(others), "the pooler keeps its sessions"
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = $1"
         assert await connection.fetchval(locks, DAEMONS) == 0
-    assert (await site.damad("migrate")).code == 0
-    assert (await site.damad("verify")).code == 0
+    async with daemon_on(site):
+        assert (await site.run("def main():\n    return {}\n")).state == "done"
+    for command in ("migrate", "rebuild", "verify"):
+        assert (await site.damad(command)).code == 0
