@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 LOCK_TIMEOUT: Final = 3.0
 """Seconds until the daemon gives up on a context that somebody holds in an open transaction."""
+ANSWER_TIMEOUT: Final = 15.0
+"""Seconds until the daemon takes a connection for lost on which a statement is not answered."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -102,7 +104,7 @@ async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
 
 @asynccontextmanager
 async def _database(name: str, dsn: str) -> AsyncIterator[Database]:
-    database = Database(name, dsn, application_name="damad", lock_timeout=LOCK_TIMEOUT)
+    database = Database(name, dsn, application_name="damad", lock_timeout=LOCK_TIMEOUT, answer_timeout=ANSWER_TIMEOUT)
     try:
         yield database
     finally:

@@ -62,6 +62,10 @@ class Contention(Unavailable):
     title = "Two transactions met"
 
 
+class Unanswered(Unavailable):
+    """Nobody answered in time; whether it was done is unknown. To send it again would take as long again."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Whatever asyncpg raises inside leaves as one of damad's errors."""
@@ -69,7 +73,9 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _translate(error) from error
-    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+    except TimeoutError as error:
+        raise Unanswered("Postgres is away: it does not answer") from error
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         if isinstance(error, asyncpg.InterfaceError) and not _lost_connection(error):
             raise
         raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error

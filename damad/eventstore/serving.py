@@ -52,7 +52,7 @@ async def _count(database: Database, counted: asyncio.Event) -> None:
             connection = await database.connect()
             try:
                 with translated():
-                    if not database.pooled:
+                    if not database.sessions.pooled:
                         await connection.execute(query("serve"), DAEMONS, VERSION)
                     refuse_newer((await applied(connection))[0], database.pg_env)
                 counted.set()

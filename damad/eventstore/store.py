@@ -245,7 +245,7 @@ class EventStore:
                 await transaction.start()
             try:
                 with translated():
-                    await self.database.bound(connection)
+                    await self.database.sessions.bound(connection)
                 yield connection
             except BaseException:
                 with suppress(Unavailable), translated():  # a connection that was lost is rolled back already

@@ -26,6 +26,8 @@ from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.load import is_async, load, takes_event
 
 _CONNECTIONS = 4
+_ANSWER_TIMEOUT = 30.0
+"""Seconds until a statement of damad's own is sent again on another connection: no worker waits for ever."""
 _OUR_FILES = 64
 """More than damad has open when main begins: their numbers are below."""
 
@@ -45,6 +47,7 @@ def main(assignment: dict[str, Any]) -> int:
         assignment["dsn"],
         application_name=name,
         max_size=_CONNECTIONS,
+        answer_timeout=_ANSWER_TIMEOUT,
         pooled=assignment["pooled"],
     )
     try:

@@ -52,7 +52,7 @@ def assign(
         claim=claim,
         attempt=attempt,
         dsn=database.dsn,
-        pooled=database.pooled,
+        pooled=database.sessions.pooled,
         run=records.folder(settings.state_dir, claim.pg_env, claim.etl_context_id, claim.fence),
         log=log_file,
         log_limit=settings.log_limit,
