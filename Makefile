@@ -26,7 +26,7 @@ test: $(READY) ## The whole fast suite: real Postgres, real processes, from noth
 	@$(BIN)/python -m pytest tests
 
 faults: $(READY) ## Everything breaks that can, and what must hold holds; writes docs/reliability.md
-	@$(BIN)/python -m pytest tests/faults tests -m fault --page docs/reliability.md
+	@$(BIN)/python -m pytest tests -m fault -o "norecursedirs=bench browser systemd .*" --page docs/reliability.md
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .
