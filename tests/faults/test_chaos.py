@@ -1,6 +1,6 @@
-"""Chaos: for a while something dies every second, and afterwards every invariant holds.
+"""Chaos: for a while something breaks every second, and afterwards every invariant holds.
 
-CHAOS_SECONDS (30) and CHAOS_SEED (drawn, and printed) choose how long and which.
+CHAOS_SECONDS (60) and CHAOS_SEED (drawn, and printed) choose how long and which.
 """
 
 import asyncio
@@ -8,88 +8,156 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import history
+import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, until
-from test_crash_points import EXCLUSIVE, check
+from network_support import LOGGED
+from proxy import Proxy, proxied
 
 from damad.errors import Unavailable
 from damad.eventstore.embedded import EmbeddedPostgres
+from damad.eventstore.feed import Cursor, Feed
 from damad.eventstore.pools import Database
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "30"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-ATONCE = 20
+AT_ONCE, PARTS = 20, 4
+SETTINGS = {
+    "DAMAD_GRACE": "500ms",
+    "DAMAD_POLL_INTERVAL": "500ms",
+    "DAMAD_LEASE": "2s",
+    "DAMAD_QUEUE_DEFAULT_CONCURRENCY": str(AT_ONCE),
+    "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
+    "DAMAD_QUEUE_DEFAULT_RETRY_DELAY_MAX": "500ms",
+    "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "1000",
+}
 
 LOADS = (
-    EXCLUSIVE
-    + """
+    LOGGED
+    + f"""
 import asyncio
 from damad import events
 
 async def main(initial_event):
-    have = {e["payload"] for e in await events.read() if e["type"] == ":CHECKPOINT"}
-    for part in range(5):
-        if part in have:
-            continue
-        async with events.transaction() as db:
-            await db.execute("INSERT INTO parts VALUES ($1, $2)", ctx.etl_context_id, part)
-            await asyncio.sleep(0.15)
-            await events.dispatch({"type": ":CHECKPOINT", "payload": part})
-    return {"parts": 5}
+    with written_down():
+        have = {{e["payload"] for e in await events.read() if e["type"] == ":CHECKPOINT"}}
+        for part in range({PARTS}):
+            if part in have:
+                continue
+            async with events.transaction() as db:
+                await db.execute("INSERT INTO parts VALUES ($1, $2)", ctx.etl_context_id, part)
+                await asyncio.sleep(0.5)
+                await events.dispatch({{"type": ":CHECKPOINT", "payload": part}})
+    return {{"parts": {PARTS}}}
 """
 )
 
-
-@pytest_asyncio.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with a Postgres of its own, which dies too."""
-    settings = {
-        "DAMAD_GRACE": "500ms",
-        "DAMAD_POLL_INTERVAL": "500ms",
-        "DAMAD_QUEUE_DEFAULT_CONCURRENCY": str(ATONCE),
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY_MAX": "500ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "1000",
-    }
-    site = Site(tmp_path, {}, **settings)
-    site.databases["local"] = Database("local", EmbeddedPostgres(site.state_dir).dsn)
-    try:
-        yield site
-    finally:
-        await site.close()
+STRIKES = (
+    ["daemon killed"] * 2 + ["runner killed"] * 4 + ["daemon stopped", "runner stopped", "postgres killed"]
+    + ["connections cut", "reset before a commit", "reset after a commit", "silence", "delay", "postgres away"]
+)  # fmt: skip
 
 
-async def persistently(site: Site, worker: str, number: int) -> int:
-    """Queues a task however often Postgres goes away meanwhile: once, by its key."""
-    while True:
-        try:
-            return await site.queue(worker, {"folder": str(site.folder)}, idempotency_key=f"task {number}")
-        except Unavailable:
-            await asyncio.sleep(0.1)
+class Chaos:
+    """A site behind a proxy before a Postgres of its own, and everything that can be done to them."""
 
+    def __init__(self, site: Site, proxy: Proxy, server: EmbeddedPostgres) -> None:
+        self.site = site
+        self.proxy = proxy
+        self.server = server
+        self.daemon = Daemon(site)
+        self.dice = random.Random(SEED)
+        self.struck: Counter[str] = Counter()
+        self.ids: list[int] = []
 
-async def strike(site: Site, daemon: Daemon, dice: random.Random) -> str:
-    """Kills something: the daemon (and starts it again), a worker, its parent, or Postgres."""
-    running = site.processes()
-    parents = [pid for pid, line in running.items() if "damad.runner.parent" in line]
-    postmaster = site.state_dir / "postgres" / "data" / "postmaster.pid"
-    what = dice.choice(["daemon", "daemon", "runner", "runner", "runner", "stop", "postgres"])
-    if what == "daemon":
-        await daemon.kill()
-        await daemon.start()
-    elif what == "postgres" and postmaster.exists():
-        kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
-    elif parents:
-        victim = dice.choice(parents)
-        if what == "stop":
-            kill(victim, signal.SIGSTOP)
-            asyncio.get_running_loop().call_later(1.5, kill, victim, signal.SIGCONT)
+    async def top_up(self, worker: str) -> None:
+        """Keeps as many tasks open as run at once and a few more, however often Postgres goes away meanwhile."""
+        for _ in range(AT_ONCE + 4 - len(await open_tasks(self.site))):
+            while True:
+                try:
+                    key = f"task {len(self.ids)}"
+                    self.ids.append(await self.site.queue(worker, {}, idempotency_key=key))
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.1)
+
+    async def strike(self) -> None:
+        """Breaks something, and mends it a moment later where it would not mend itself."""
+        what = self.dice.choice(STRIKES)
+        self.struck[what] += 1
+        subject, _, how = what.partition(" ")
+        if subject in ("daemon", "runner"):
+            await self._strike_process(subject, how)
+        elif what == "postgres killed":
+            kill(int((self.server.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            await asyncio.to_thread(self.server.join)
         else:
+            await self._strike_network(what)
+
+    async def _strike_process(self, subject: str, how: str) -> None:
+        runners = [pid for pid, line in self.site.processes().items() if "damad.runner.parent" in line]
+        victim = self.daemon.pid if subject == "daemon" else self.dice.choice(runners or [0])
+        if how == "stopped" and victim:
+            kill(victim, signal.SIGSTOP)
+            await asyncio.sleep(1.5)
+            kill(victim, signal.SIGCONT)
+        elif subject == "daemon":
+            await self.daemon.kill()
+            await self.daemon.start()
+        elif victim:
             kill(victim, signal.SIGKILL)
-    return what
+
+    async def _strike_network(self, what: str) -> None:
+        match what:
+            case "connections cut":
+                self.proxy.cut_all()
+            case "reset before a commit":
+                self.proxy.trap("before")
+            case "reset after a commit":
+                self.proxy.trap("after")
+            case "postgres away":
+                self.proxy.go_away()
+            case "silence":
+                self.proxy.fall_silent()
+            case "delay":
+                self.proxy.delay = 0.1
+        await asyncio.sleep(1.0)
+        self.proxy.heal()
+        if what == "silence":
+            self.proxy.cut_all()  # what keepalive does on both sides, sooner
+
+
+class Reader:
+    """Follows the feed over all contexts through everything, resuming by its cursor."""
+
+    def __init__(self, dsn: str) -> None:
+        self.database = Database("local", dsn, max_size=2, answer_timeout=2.0)
+        self.seen: list[int] = []
+        self.versions: dict[int, int] = {}
+
+    async def follow(self) -> None:
+        cursor: Cursor | None = None
+        page: set[int] = set()
+        while True:
+            try:
+                async for event, place in Feed(self.database).follow(cursor):
+                    if place != cursor:
+                        resumed, page, cursor = page, set(), place
+                    page.add(event.event_id)
+                    if event.event_id not in resumed:
+                        self._take(event)
+            except Unavailable:
+                await asyncio.sleep(0.1)
+
+    def _take(self, event: Any) -> None:
+        assert event.version == self.versions.get(event.etl_context_id, 0) + 1, event
+        self.versions[event.etl_context_id] = event.version
+        self.seen.append(event.event_id)
 
 
 def kill(pid: int, number: int) -> None:
@@ -99,55 +167,85 @@ def kill(pid: int, number: int) -> None:
         return
 
 
-async def test_every_invariant_holds_after_chaos(site: Site) -> None:
+async def open_tasks(site: Site) -> list[Any]:
+    while True:
+        try:
+            states = ["queued", "scheduled", "claimed", "running", "retrying"]
+            return await site.store().tasks(states=states, limit=100)
+        except Unavailable:
+            await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture
+async def chaos(tmp_path: Path) -> AsyncIterator[Chaos]:
+    server = EmbeddedPostgres(tmp_path / "pg")
+    server.join()
+    async with proxied(server.dsn) as proxy:
+        site = Site(tmp_path, {"local": server.dsn}, **SETTINGS)
+        site.environment["DAMAD_PG_ENV_LOCAL_DSN"] = proxy.dsn(server.dsn)
+        history.prepare(site)
+        try:
+            yield Chaos(site, proxy, server)
+        finally:
+            await site.close()
+    server.leave()
+
+
+@pytest.mark.fault(
+    fault="everything at once, every second: daemon, runners, workers, Postgres, the network",
+    injected="SIGKILL and SIGSTOP of processes; the proxy cuts, delays, falls silent, resets around COMMIT",
+    invariants="I1 I2 I3 I4 I5 I6 I7 I8 I9 I10 I12",
+)
+async def test_every_invariant_holds_after_chaos(chaos: Chaos, record_property: Callable[[str, Any], None]) -> None:
     print(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS}")
-    dice, daemon, struck = random.Random(SEED), Daemon(site), Counter[str]()
-    await daemon.start()
+    site = chaos.site
+    await chaos.daemon.start()
     async with site.store().database.connection() as connection:
         await connection.execute("CREATE TABLE parts (task bigint, part int)")
+    reader = Reader(site.environment["DAMAD_PG_ENV_LOCAL_DSN"])
+    reading = asyncio.create_task(reader.follow())
     worker = site.worker(LOADS)
-    ids: list[int] = []
-    async with asyncio.timeout(SECONDS + 60):
+    async with asyncio.timeout(SECONDS + 120):
         end = asyncio.get_running_loop().time() + SECONDS
         while asyncio.get_running_loop().time() < end:
-            ids += [await persistently(site, worker, len(ids) + n) for n in range(6)]
-            struck[await strike(site, daemon, dice)] += 1
-            await asyncio.sleep(dice.uniform(0.5, 1.5))
+            await chaos.top_up(worker)
+            await chaos.strike()
+            await asyncio.sleep(chaos.dice.uniform(0.0, 1.0))
+    await settle(chaos)
+    await verify_all(chaos, reader, reading)
+    record_property("injected", sum(chaos.struck.values()))
+    print(f"{len(chaos.ids)} tasks, struck {dict(chaos.struck)}")
 
-    await until(lambda: drained(site, ids), lambda: site.processes(), within=120)
-    await daemon.quiet()
-    runs = site.state_dir / "runs" / "local"
+
+async def settle(chaos: Chaos) -> None:
+    """Nothing breaks any more: every task ends, and nothing is left of them."""
+
+    async def drained() -> bool:
+        return not await open_tasks(chaos.site)
+
+    await until(drained, chaos.site.processes, within=180)
+    await chaos.daemon.quiet()
+    runs = chaos.site.state_dir / "runs" / "local"
     await until(lambda: not list(runs.iterdir()), lambda: list(runs.iterdir()))
-    assert await daemon.stop() == 0
-    await verify_all(site, ids)
-    print(f"{len(ids)} tasks, struck {dict(struck)}")
+    assert await chaos.daemon.stop() == 0
+    assert "Traceback" not in chaos.daemon.log, chaos.daemon.log[-5000:]
 
 
-async def drained(site: Site, ids: list[int]) -> bool:
-    """True once every task has ended."""
-    try:
-        states = await site.store().tasks(states=["queued", "scheduled", "claimed", "running", "retrying"], limit=1)
-    except Unavailable:
-        return False
-    return not states
+async def verify_all(chaos: Chaos, reader: Reader, reading: "asyncio.Task[None]") -> None:
+    site = chaos.site
+    report = await history.check(site, chaos.ids)
+    assert report.attempts >= len(chaos.ids) == report.contexts
+    async with site.store().database.connection() as connection:
+        rows = await connection.fetch("SELECT task, count(*), count(DISTINCT part) FROM parts GROUP BY task")
+        recorded = {row["event_id"] for row in await connection.fetch("SELECT event_id FROM data_manager.event_store")}
+    assert {tuple(row) for row in rows} == {(id_, PARTS, PARTS) for id_ in chaos.ids}
+    for id_ in chaos.ids:
+        events = await site.events(id_)
+        assert events[-1].type == ":FINAL", [event.type for event in events]
+        assert sorted(e.payload for e in events if e.type == ":CHECKPOINT") == list(range(PARTS))
 
-
-async def verify_all(site: Site, ids: list[int]) -> None:
-    server = EmbeddedPostgres(site.state_dir)
-    await asyncio.to_thread(server.join)
-    try:
-        await site.verified()
-        assert len(set(ids)) == len(ids)
-        for id_ in ids:
-            history = await site.events(id_)
-            check(history)
-            assert history[-1].type == ":FINAL", [event.type for event in history]
-            parts = [event.payload for event in history if event.type == ":CHECKPOINT"]
-            assert sorted(parts) == list(range(5))
-            assert "BlockingIOError" not in "".join(await site.errors(id_)), "two attempts lived at once"
-        async with site.store().database.connection() as connection:
-            rows = await connection.fetch("SELECT task, count(*), count(DISTINCT part) FROM parts GROUP BY task")
-        assert {tuple(row) for row in rows} == {(id_, 5, 5) for id_ in ids}
-    finally:
-        await site.store().database.close()
-        await asyncio.to_thread(server.leave)
+    await until(lambda: reading.done() or len(reader.seen) >= len(recorded), within=60)
+    assert not reading.done() and sorted(reader.seen) == sorted(recorded)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await reader.database.close()
