@@ -49,6 +49,21 @@ def make_host_id(state_dir: Path) -> str:
     return drawn
 
 
+def has_daemon(state_dir: Path) -> bool:
+    """True while a daemon serves this folder."""
+    try:
+        fd = os.open(state_dir / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 @contextmanager
 def only_daemon(state_dir: Path) -> Iterator[None]:
     """Holds the folder as its one daemon. Raises ConfigError that names the daemon that is there already."""

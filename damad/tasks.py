@@ -149,6 +149,7 @@ async def cancel(etl_context_id: int) -> State:
 async def retry(etl_context_id: int) -> State:
     """Queues a failed or cancelled task again: the same context, its checkpoints and steps kept.
 
+    Inside `events.transaction()` it is queued if that commits.
     Raises Conflict for a task in any other state, and for a context that is no task.
     """
     state = await _task(etl_context_id)
@@ -157,9 +158,10 @@ async def retry(etl_context_id: int) -> State:
             f"task {etl_context_id} is {state.state}; only a failed or cancelled task is retried", state=state.state
         )
     requeued = Event(type="dama/task:REQUEUED", event_uuid=uuid4())
-    store = context.current().store
-    await store.append([Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)])
-    return await store.state(etl_context_id)
+    store, on = context.current().store, events.open_connection()
+    append = Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)
+    await store.append([append], on=on)
+    return await store.state(etl_context_id, on=on)
 
 
 async def _task(etl_context_id: int) -> State:

@@ -152,6 +152,59 @@ async def test_who_waits_for_a_task_where_no_daemon_runs_is_told_so(site: Site) 
         assert json.loads((await command.communicate())[0]) == done.json
 
 
+async def test_what_it_printed_is_in_its_log_too_and_its_failure_is_said_once(site: Site) -> None:
+    source = """
+        import os, subprocess, sys
+
+        def main():
+            print("from python", flush=True)
+            print("to stderr", file=sys.stderr)
+            subprocess.run(["echo", "from a child"], check=True)
+            raise ValueError("seven")
+    """
+    done = await site.damad("run", site.worker(source))
+    log = await site.log(await only_task(site))
+    for said in ("from python\n", "to stderr\n", "from a child\n", "ValueError: seven\n"):
+        assert (log.count(said), done.err.count(said)) == (1, 1 + ("seven" in said)), done.err
+    assert done.err.count("Traceback") == 1
+
+
+async def test_without_a_daemon_it_runs_the_subtasks_too_as_their_queues_say(site: Site) -> None:
+    source = """
+        from damad import tasks
+
+        async def main(event):
+            n = event["payload"]
+            if n == 0:
+                return {"sum": 1}
+            children = [await tasks.subtask(str(i), worker="adds.py", payload=n - 1) for i in range(3)]
+            return {"sum": sum(done["sum"] for done in await tasks.gather(*children))}
+    """
+    site.worker(source, "adds.py")
+    other = await site.queue("echo.py", {})
+    done = await site.damad("run", "adds.py", "--payload", "2")
+    assert (done.code, done.json) == (0, {"sum": 9})
+    assert (await site.state(other)).state == "queued"
+    await site.cancel(other)
+
+
+async def test_a_failed_subtask_is_retried_without_a_daemon_too(site: Site) -> None:
+    source = """
+        from damad import context, tasks
+
+        async def main(event):
+            if event["payload"] is None:
+                child = await tasks.subtask("one", worker="fails_once.py", payload=1)
+                return (await tasks.gather(child))[0]
+            if context.current().attempt == 1:
+                raise ValueError
+            return {"ok": True}
+    """
+    site.worker(source, "fails_once.py")
+    done = await site.damad("run", "fails_once.py")
+    assert (done.code, done.json) == (0, {"ok": True})
+
+
 # --- --context ---
 
 
@@ -176,6 +229,19 @@ async def test_a_failed_and_a_cancelled_task_are_requeued_and_run(site: Site) ->
     done = await site.damad("run", "--context", str(cancelled))
     assert (done.code, done.json) == (0, {"n": 2})
     assert "REQUEUED" in await site.types(cancelled)
+
+
+async def test_a_daemon_beside_it_does_not_take_a_task_that_is_requeued_to_be_run_here(site: Site) -> None:
+    daemon = Daemon(site)
+    await daemon.start()
+    worker = site.worker("import os\n\ndef main():\n    return {'here': bool(os.environ['HERE'])}\n")
+    failed = [await site.queue(worker, retry_limit=0) for _ in range(4)]
+    for id_ in failed:
+        assert (await site.ended(id_)).state == "failed"
+        done = await site.damad("run", "--context", str(id_), HERE="1")
+        assert (done.code, done.json) == (0, {"here": True}), done.err
+        assert (await site.types(id_))[-4:] == ["REQUEUED", "CLAIMED", "STARTED", ":FINAL"]
+    assert await daemon.stop() == 0
 
 
 async def test_a_task_that_waits_for_its_retry_is_run_now(site: Site) -> None:

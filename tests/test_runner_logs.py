@@ -44,6 +44,19 @@ async def test_stdout_and_stderr_go_to_one_file_an_attempt_in_the_order_they_cam
     assert await site.log(outcome.id) == second
 
 
+async def test_what_was_printed_last_is_there_however_the_worker_died(site: Site) -> None:
+    source = """
+        import os
+
+        def main():
+            print("one")
+            print("two")
+            os.kill(os.getpid(), 9)
+    """
+    outcome = await site.run(source)
+    assert await site.log(outcome.id) == "one\ntwo\n"
+
+
 async def test_the_contexts_logger_writes_there(site: Site) -> None:
     source = "from damad import context\n\ndef main():\n    context.current().logger.info('heard')\n    return {}\n"
     assert "heard" in await site.log((await site.run(source)).id)

@@ -67,14 +67,15 @@ async def _run(
             etl_context_id = await _queue_claimed(worker, payload, settings, supervisor)
         else:
             etl_context_id = await _claim(str(id_), supervisor)
-        supervising = asyncio.create_task(supervisor.run(only=etl_context_id))
+        alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else runs its subtasks
+        supervising = asyncio.create_task(supervisor.run(only=etl_context_id, descendants=alone))
         try:
             event = await events.ended(etl_context_id)
             await supervisor.quiet()
         finally:
             supervising.cancel()
             await asyncio.wait([supervising])
-        return await waiting.said(event)
+        return await waiting.said(event, traceback=False)  # the worker has said it on this terminal
 
 
 async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:
@@ -92,18 +93,20 @@ async def _queue_claimed(worker: str, payload: str | None, settings: Settings, s
 
 
 async def _claim(id_: str, supervisor: Any) -> int:
-    """Claims a task that is there; one that failed or was cancelled is queued again first."""
-    from damad import tasks
+    """Claims a task that is there; one that failed or was cancelled is queued again in the same transaction."""
+    from damad import events, tasks
     from damad.cli import session
     from damad.errors import Conflict
 
     etl_context_id = session.etl_context_id(id_)
     state = await tasks.status(etl_context_id)
-    if state.state in ("failed", "cancelled"):
-        await tasks.retry(etl_context_id)
-    elif state.state not in ("queued", "scheduled", "retrying"):
+    ended = state.state in ("failed", "cancelled")
+    if not ended and state.state not in ("queued", "scheduled", "retrying"):
         raise Conflict(f"task {etl_context_id} is {state.state}; only one that is queued, failed or cancelled is run")
-    await supervisor.claim(etl_context_id)
+    async with events.transaction() as connection:
+        if ended:
+            await tasks.retry(etl_context_id)
+        await supervisor.claim(etl_context_id, on=connection)
     return etl_context_id
 
 

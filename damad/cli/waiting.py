@@ -1,14 +1,12 @@
 """Waits for a task, and says what became of it: the result on stdout, a failure on stderr."""
 
 import asyncio
-import fcntl
-import os
 import sys
 from typing import Any
 
 import msgspec
 
-from damad import context, events
+from damad import context, events, statefolder
 from damad.errors import TaskCancelled, TaskFailed
 from damad.model.event import RecordedEvent
 
@@ -26,12 +24,12 @@ async def result(etl_context_id: int, patience: float | None = None) -> int:
     return await said(event)
 
 
-async def said(event: RecordedEvent) -> int:
-    """Prints how a task ended and returns the exit code that says so."""
+async def said(event: RecordedEvent, *, traceback: bool = True) -> int:
+    """Prints how a task ended and returns the exit code that says so. `traceback`: of a failure, with its message."""
     try:
         print(msgspec.json.encode(events.result_of(event).payload).decode())
     except TaskFailed:
-        print(await _failure(event.etl_context_id), file=sys.stderr)
+        print(await _failure(event.etl_context_id, traceback=traceback), file=sys.stderr)
         return _FAILED
     except TaskCancelled:
         print(f"damad: task {event.etl_context_id} was cancelled", file=sys.stderr)
@@ -39,29 +37,17 @@ async def said(event: RecordedEvent) -> int:
     return _DONE
 
 
-async def _failure(etl_context_id: int) -> str:
+async def _failure(etl_context_id: int, *, traceback: bool) -> str:
     failures = await events.read(etl_context_id, types=["dama/task:ERROR"])
     error: dict[str, Any] = failures[-1]["payload"] if failures else {}
     how = f"{error.get('kind')}, attempt {error.get('attempt')}"
     line = f"damad: task {etl_context_id} failed ({how}): {error.get('message')}"
-    traceback = error.get("traceback")
-    return f"{traceback.rstrip()}\n{line}" if traceback else line
+    shown = error.get("traceback") if traceback else None
+    return f"{shown.rstrip()}\n{line}" if shown else line
 
 
 def hint_if_no_daemon(ambient: context.EtlContext) -> None:
     """Says on stderr that nobody may be there to run the task, if no daemon holds this state folder."""
     state_dir = ambient.here.state_dir
-    if state_dir is None:
-        return
-    try:
-        fd = os.open(state_dir / "daemon.lock", os.O_RDONLY)
-    except OSError:
-        fd = None
-    if fd is not None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        finally:
-            os.close(fd)
-    print(f"damad: no daemon runs on {state_dir}; waiting for one (damad serve)", file=sys.stderr)
+    if state_dir is not None and not statefolder.has_daemon(state_dir):
+        print(f"damad: no daemon runs on {state_dir}; waiting for one (damad serve)", file=sys.stderr)

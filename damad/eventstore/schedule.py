@@ -78,6 +78,11 @@ class Schedule:
         """The queues in which some task waits for nothing but a slot."""
         return [row["queue"] for row in await self._database.fetch("queues_with_work")]
 
+    async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int]]:
+        """Queue and id of each descendant of a task that may run here now, first those that come first."""
+        rows = await self._database.fetch("ready_descendants", etl_context_id, self._host_id)
+        return [(row["queue"], row["etl_context_id"]) for row in rows]
+
     async def next_due(self) -> float | None:
         """Seconds until the next task that waits for its time; None where none does."""
         rows = await self._database.fetch("next_due", self._host_id)

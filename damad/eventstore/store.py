@@ -196,9 +196,9 @@ class EventStore:
         rows = await self.database.fetch("named_event", etl_context_id, type_, name)
         return event_of(rows[0]) if rows else None
 
-    async def state(self, etl_context_id: int) -> State:
+    async def state(self, etl_context_id: int, *, on: "asyncpg.Connection[Any] | None" = None) -> State:
         """The state of a context, a TaskState if it is a task. Raises NotFound."""
-        rows = await self.database.fetch("state", etl_context_id)
+        rows = await self.database.fetch("state", etl_context_id, on=on)
         if not rows:
             raise NotFound(f"there is no context {etl_context_id}", etl_context_id=etl_context_id)
         return _state(rows[0])

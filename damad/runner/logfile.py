@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ _HEAD_SHARE: Final = 0.5
 _TAIL_SHARE: Final = 0.25
 _FAST_GROWTH: Final = 0.05
 """Share of the limit above which a log is looked at more often."""
+_CHUNK: Final = 1 << 16
 _PUNCH_HOLE, _KEEP_SIZE = 0x02, 0x01
 _BLOCK: Final = 4096
 """What begins and ends with a multiple of it can be freed on every file system."""
@@ -29,6 +31,40 @@ def open_as_stdio(log: Path) -> None:
     os.dup2(out, 2)
     for fd in {null, out} - {0, 1, 2}:
         os.close(fd)
+
+
+class Tee:
+    """Takes what a worker prints on a terminal to its log too.
+
+    A pipe, whose reader is the parent of the run: on a terminal they live and die together.
+    """
+
+    def __init__(self, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.read_end, self._write_end = os.pipe()
+
+    def become_stdio(self) -> None:
+        """Makes the pipe the stdout and stderr of this process: the worker's."""
+        os.dup2(self._write_end, 1)
+        os.dup2(self._write_end, 2)
+        os.close(self._write_end)
+
+    def only_read(self) -> None:
+        """In the parent, so that the pipe ends with those who print."""
+        os.close(self._write_end)
+        os.set_blocking(self.read_end, False)
+
+    def copy(self) -> bool:
+        """Copies what is there. False where nothing is."""
+        try:
+            chunk = os.read(self.read_end, _CHUNK)
+        except BlockingIOError:
+            return False
+        for out in (self._log, 2):
+            with suppress(OSError):  # who looked at the terminal may have gone
+                os.write(out, chunk)
+        return bool(chunk)
 
 
 def cut(log: Path, limit: int) -> bool:

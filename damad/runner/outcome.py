@@ -92,7 +92,7 @@ def _traceback(error: BaseException, worker: Path) -> str:
     frames: TracebackType | None = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != str(worker):
         frames = frames.tb_next
-    lines = traceback.format_exception(type(error), error, frames or error.__traceback__)
+    lines = traceback.format_exception(type(error), error, frames)
     text = _clean("".join(lines))
     if len(text) > _LONGEST_TRACEBACK:
         half = _LONGEST_TRACEBACK // 2

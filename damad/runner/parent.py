@@ -29,7 +29,7 @@ _LOOK_INTERVAL: Final = 1.0
 def main() -> None:
     """Forks the real parent and waits until its run is on record. On a terminal, this process is the parent itself."""
     assignment = _read_assignment(int(sys.argv[1]))
-    if assignment["log"] is None:
+    if assignment["terminal"]:
         _live(assignment, ready=None)
         os._exit(0)
     ready_read, ready_write = os.pipe()
@@ -76,21 +76,22 @@ def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     oom_kills = _oom_kills()
     failpoints.hit("parent.begun")
-    pid = _fork_worker(assignment, run)
+    log = Path(assignment["log"])
+    # pdb needs the terminal itself, for its prompt
+    tee = logfile.Tee(log) if assignment["terminal"] and assignment["debug"] != "pdb" else None
+    pid = _fork_worker(assignment, run, tee)
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
-    log = None if assignment["log"] is None else Path(assignment["log"])
-    status = _wait(pid, log, assignment["log_limit"])
+    status = _wait(pid, log, assignment["log_limit"], tee)
     failpoints.hit("parent.reaped")
     _end_leftovers()
-    if log is not None:
-        logfile.compact(log, assignment["log_limit"])
+    logfile.compact(log, assignment["log_limit"])
     records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
     failpoints.hit("parent.exited")
 
 
-def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
+def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None) -> int:
     """The pid of the worker's process, which begins once it is on record who it is."""
     go_read, go_write = os.pipe()
     pid = os.fork()
@@ -99,8 +100,10 @@ def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
         if os.read(go_read, 1) != b"1":
             os._exit(1)  # its parent died before it was on record who runs
         os.close(go_read)
-        _become_worker(assignment)
+        _become_worker(assignment, tee)
     os.close(go_read)
+    if tee is not None:
+        tee.only_read()
     failpoints.hit("parent.forked")
     worker = processes.identify(pid)
     if worker is not None:
@@ -111,16 +114,19 @@ def _fork_worker(assignment: dict[str, Any], run: Path) -> int:
     return pid
 
 
-def _become_worker(assignment: dict[str, Any]) -> None:
+def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None) -> None:
     """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
     try:
         atexit._clear()  # what the parent wants done at its end is not this process' to do
         # SIGPIPE stays ignored, as in any Python: else a Postgres that goes away would kill the worker.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if assignment["log"] is not None:
+        if not assignment["terminal"]:
             os.setsid()
             logfile.open_as_stdio(Path(assignment["log"]))
+        elif tee is not None:
+            tee.become_stdio()
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.environ.clear()
         os.environ.update(assignment["environment"])
         from damad.runner import child
@@ -138,16 +144,21 @@ def _become_worker(assignment: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def _wait(pid: int, log: Path | None, log_limit: int) -> int:
-    """The wait status of the worker's process. Cuts its log meanwhile."""
+def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
+    """The wait status of the worker's process. Cuts its log meanwhile, and copies what it prints on a terminal."""
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
+    if tee is not None:
+        poll.register(tee.read_end, select.POLLIN)
     interval = _LOOK_INTERVAL
-    while not poll.poll(interval * 1000 if log else None):
-        if log is not None:
-            grown = logfile.cut(log, log_limit)
-            interval = _LOOK_INTERVAL / 20 if grown else _LOOK_INTERVAL
+    while pidfd not in (ready := dict(poll.poll(interval * 1000))):
+        if tee is not None and ready and not tee.copy():
+            poll.unregister(tee.read_end)
+        grown = logfile.cut(log, log_limit)
+        interval = _LOOK_INTERVAL / 20 if grown else _LOOK_INTERVAL
+    while tee is not None and tee.copy():
+        pass
     os.close(pidfd)
     _, status = os.waitpid(pid, 0)
     return status

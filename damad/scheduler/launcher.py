@@ -21,8 +21,8 @@ log = structlog.get_logger()
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """What the runner's parent is told. It travels in an anonymous file, for it holds the DSN.
 
-    log: the attempt's log file, or None to leave the worker on this terminal · debug: pdb or debugpy · pooled: whether
-    the DSN leads to a pooler, which costs a connection less to be told than to ask.
+    log: the attempt's log file · terminal: leave the worker on this terminal, too · debug: pdb or debugpy · pooled:
+    whether the DSN leads to a pooler, which costs a connection less to be told than to ask.
     """
 
     claim: Claim
@@ -30,7 +30,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str
     pooled: bool | None
     run: Path
-    log: Path | None
+    log: Path
+    terminal: bool
     log_limit: int
     state_dir: Path
     embedded: bool
@@ -47,14 +48,14 @@ def assign(
         "AVAIL_DAMA_ETL_CONTEXT_ID": str(claim.etl_context_id),
         "DAMAD_ATTEMPT": str(attempt),
     }
-    log_file = None if terminal else logs.path(settings.state_dir, claim.pg_env, claim.etl_context_id, attempt)
     return Assignment(
         claim=claim,
         attempt=attempt,
         dsn=database.dsn,
         pooled=database.sessions.pooled,
         run=records.folder(settings.state_dir, claim.pg_env, claim.etl_context_id, claim.fence),
-        log=log_file,
+        log=logs.path(settings.state_dir, claim.pg_env, claim.etl_context_id, attempt),
+        terminal=terminal,
         log_limit=settings.log_limit,
         state_dir=settings.state_dir,
         embedded=settings.embedded,
@@ -70,7 +71,7 @@ async def launch(assignment: Assignment) -> None:
     """
     assignment.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     failpoints.hit("supervisor.launching")
-    detached = assignment.log is not None
+    detached = not assignment.terminal
     fd = _anonymous_file(orjson.dumps(msgspec.to_builtins(assignment, enc_hook=_as_text)))
     errors = os.open(assignment.run / "parent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

@@ -57,6 +57,7 @@ class Supervisor:
         self._config = settings_
         self._host_id = host_id
         self._only: int | None = None
+        self._descendants: set[int] | None = None
         self._terminal = terminal
         self._debug = debug
         self._revive = revive
@@ -69,12 +70,13 @@ class Supervisor:
         self._failed_launches = 0
         self._runs: asyncio.TaskGroup | None = None
 
-    async def run(self, *, only: int | None = None) -> None:
+    async def run(self, *, only: int | None = None, descendants: bool = False) -> None:
         """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first.
 
-        only: look after this one task and claim no other, as `damad run` does.
+        only: look after this one task and claim no other, as `damad run` does · descendants: but for its subtasks.
         """
         self._only = only
+        self._descendants = set() if descendants else None
         with self._database.listener().subscribe(listener.TASK) as self._bell:
             async with asyncio.TaskGroup() as self._runs:
                 try:
@@ -107,13 +109,16 @@ class Supervisor:
         """Returns once no process runs any more that this supervisor looks after."""
         await self._quiet.wait()
 
+    def _is_ours(self, etl_context_id: int) -> bool:
+        return self._only in (None, etl_context_id) or etl_context_id in (self._descendants or ())
+
     def _wake(self) -> None:
         if self._bell is not None:
             self._bell.ring()
 
     async def round(self) -> float:
         """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
-        tasks = [task for task in await self._schedule.held() if self._only in (None, task.etl_context_id)]
+        tasks = [task for task in await self._schedule.held() if self._is_ours(task.etl_context_id)]
         moments = [await self._attend(task) for task in tasks]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
         await self._rescue()
@@ -121,7 +126,7 @@ class Supervisor:
             self._quiet.set()
         due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
         if self._only is not None:
-            claimed = await self._claim_one(self._only)
+            claimed = await self._claim_one(self._only) or await self._claim_descendants(self._only, tasks)
         else:
             claimed = await self._claim([_held(task, self.holder, self._host_id) for task in tasks])
         if claimed:
@@ -181,7 +186,7 @@ class Supervisor:
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
-        keys = {key for key in self._observer.known() - held if self._only in (None, key[0])}
+        keys = {key for key in self._observer.known() - held if self._is_ours(key[0])}
         started = await self._schedule.started([key for key in keys if _proves_little(self._observer.look(key))])
         alive = {}
         for key in keys:
@@ -251,6 +256,21 @@ class Supervisor:
             return False
         return True
 
+    async def _claim_descendants(self, ancestor: int, tasks: list[HeldTask]) -> bool:
+        """Fills the free slots with the subtasks of the one task, and with theirs. True if anything was claimed."""
+        if self._descendants is None:
+            return False
+        held = [_held(task, self.holder, self._host_id) for task in tasks if task.etl_context_id != ancestor]
+        ready: dict[str, list[int]] = {}
+        for queue, id_ in await self._schedule.ready_descendants(ancestor):
+            ready.setdefault(queue, []).append(id_)
+        claimed = set()
+        for queue, ids in ready.items():
+            slots = decisions.free_slots(queue, self._config.queue(queue).concurrency, held)
+            claimed |= {id_ for id_ in ids[:slots] if await self._claim_one(id_)}
+        self._descendants |= claimed
+        return bool(claimed)
+
     async def _start(self, task: HeldTask) -> None:
         key = _key(task)
         rules = self._config.queue(task.queue)
@@ -262,10 +282,11 @@ class Supervisor:
             coroutine = indaemon.run(Attempt(claim, self._database), log_path, grace=self._config.grace)
             self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
             return
+        on_terminal = self._terminal and task.etl_context_id == self._only
         self._observer.starting(key, True)
         assignment = launcher.assign(
             claim, attempt, database=self._database, settings=self._config,
-            terminal=self._terminal, debug=self._debug,
+            terminal=on_terminal, debug=self._debug if on_terminal else None,
         )  # fmt: skip
         self._runs.create_task(self._launch(key, assignment))
 
