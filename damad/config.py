@@ -6,6 +6,7 @@ because there it is a typing mistake.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
 _SIMPLE: Final = ("state_dir", "host", "port", "worker_roots", *_DURATIONS, *_SIZES, "auto_migrate")
+_CREDENTIALS: Final = frozenset({
+    "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY", "PGSSLPASSWORD", "POSTGRES_PASSWORD",
+    "POSTGRES_PASSWORD_FILE",
+})  # fmt: skip
+_DAEMONS_OWN: Final = frozenset({
+    "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC",
+    "WATCHDOG_PID", "MAINPID",
+})  # fmt: skip
+_URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
 _MOST_SLOTS: Final = 2**31
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(settings.NAMES - {"worker", "queue", "idempotency_key", "run_in"}))
@@ -95,15 +105,18 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
 
 
 def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for workers: this one less every DAMAD_ variable and every credential of Postgres."""
+    """The environment for workers: this one less every DAMAD_ variable, what systemd tells the daemon alone, and
+    every credential of Postgres: by its name, or for a URL that holds a password."""
     environ = os.environ if environ is None else environ
-    secret = {"PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "PGSSLKEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"}
-    listen = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID"}
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith("DAMAD_") and name not in secret and name not in listen
+        if not (name.startswith("DAMAD_") or name in _DAEMONS_OWN or _is_credential(name, value))
     }
+
+
+def _is_credential(name: str, value: str) -> bool:
+    return name in _CREDENTIALS or bool(_URL_WITH_PASSWORD.match(value))
 
 
 def notify_socket(environ: Mapping[str, str] | None = None) -> str | None:

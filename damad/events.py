@@ -53,11 +53,24 @@ async def dispatch(event: dict[str, Any]) -> dict[str, Any]:
     Raises InvalidInput, IllegalTransition (after the :FINAL, say), StaleFence (another run holds the task now).
     """
     new = _from_worker(event)
-    transaction_ = _transaction_here()
-    if transaction_ is not None:
-        transaction_.events.append(new)
+    if leave_to_transaction(new):
         return {"event_uuid": str(new.event_uuid)}
     return (await record([new]))[0].as_dict()
+
+
+def leave_to_transaction(event: Event) -> bool:
+    """Inside `transaction()`: has the event appended just before COMMIT, and returns True."""
+    transaction_ = _transaction_here()
+    if transaction_ is None:
+        return False
+    transaction_.events.append(event)
+    return True
+
+
+def left_to_transaction() -> Sequence[Event]:
+    """The events that the transaction which this code is in will append."""
+    transaction_ = _transaction_here()
+    return () if transaction_ is None else transaction_.events
 
 
 def dispatch_sync(event: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +163,7 @@ async def final(etl_context_id: int, timeout: float | None = None) -> dict[str, 
     Raises TaskFailed or TaskCancelled where the task ended so, NotFound, and TimeoutError after `timeout` seconds.
     """
     async with asyncio.timeout(timeout):
-        return result_of(await ended(etl_context_id)).as_dict()
+        return (await result_of(await ended(etl_context_id))).as_dict()
 
 
 async def ended(etl_context_id: int) -> RecordedEvent:
@@ -163,11 +176,13 @@ async def ended(etl_context_id: int) -> RecordedEvent:
     return event
 
 
-def result_of(event: RecordedEvent) -> RecordedEvent:
+async def result_of(event: RecordedEvent) -> RecordedEvent:
     """The event that ended a context, if that is its :FINAL. Raises TaskFailed or TaskCancelled if it is not."""
     id_ = event.etl_context_id
     if event.type == "dama/task:FAILED":
-        raise TaskFailed(f"task {id_} failed", etl_context_id=id_, event=event.as_dict())
+        error: dict[str, Any] = getattr(await context.current().store.state(id_), "error", None) or {}
+        why = f" ({error.get('kind')}): {error.get('message')}" if error else ""
+        raise TaskFailed(f"task {id_} failed{why}", etl_context_id=id_, event=event.as_dict(), error=error)
     if event.type == "dama/task:CANCELLED":
         raise TaskCancelled(f"task {id_} was cancelled", etl_context_id=id_, event=event.as_dict())
     return event

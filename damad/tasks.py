@@ -183,6 +183,7 @@ async def progress(fraction: float, note: str | None = None) -> None:
 async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of `function(*arguments)`, sync or async; a later attempt gets the recorded result back.
 
+    Inside `events.transaction()` it is recorded if that commits.
     What it returns must be JSON. Raises what the function raises, and InvalidInput for a result that is no JSON.
     """
     if (recorded := await _named("dama/task:STEP", name)) is not None:
@@ -192,8 +193,11 @@ async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         result = await result
     _check_json(result, f"the result of step {name!r}")
     payload = {"name": name, "result": result}
+    said = Event(type="dama/task:STEP", payload=payload, event_uuid=_uuid("dama/task:STEP", name))
+    if events.leave_to_transaction(said):
+        return result
     try:
-        await events.record([Event(type="dama/task:STEP", payload=payload, event_uuid=_uuid("dama/task:STEP", name))])
+        await events.record([said])
     except EventUuidConflict:  # another call of this name was faster, and its result stands
         return await step(name, function, *arguments)
     return result
@@ -202,25 +206,34 @@ async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
 async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) -> Subtask:
     """Queues a child task of the current one; once per name, however often the parent is retried.
 
-    It goes to its parent's queue unless one is named. Raises as `queue` does.
+    It goes to its parent's queue unless one is named. Inside `events.transaction()` it is queued if that commits.
+    Raises as `queue` does.
     """
     ctx = context.current()
     if (recorded := await _named("dama/task:SUBTASK", name)) is not None:
         return Subtask(name, recorded.payload["etl_context_id"])
     given = {"queue": ctx.queue or "default", **given, "parent_context_id": context.current_id()}
     new = _new_task(request(worker, payload, **given), ctx.here, "")
-    said = _uuid("dama/task:SUBTASK", name)
 
-    async def queue_child() -> int:
+    async def queue_child(connection: Any) -> tuple[int, Event]:
+        child = (await ctx.store.queue([new], on=connection))[0].etl_context_id
+        payload = {"name": name, "etl_context_id": child}
+        uuid = _uuid("dama/task:SUBTASK", name)
+        return child, Event(type="dama/task:SUBTASK", payload=payload, event_uuid=uuid)
+
+    async def queue_and_say() -> int:
         async with ctx.store.transaction() as connection:
-            child = (await ctx.store.queue([new], on=connection))[0].etl_context_id
-            event = Event(type="dama/task:SUBTASK", payload={"name": name, "etl_context_id": child}, event_uuid=said)
-            append = Append(etl_context_id=context.current_id(), event=event, fence=ctx.fence)
+            child, said = await queue_child(connection)
+            append = Append(etl_context_id=context.current_id(), event=said, fence=ctx.fence)
             await ctx.store.append([append], on=connection)
         return child
 
+    if (mine := events.open_connection()) is not None:
+        child, said = await queue_child(mine)
+        events.leave_to_transaction(said)
+        return Subtask(name, child)
     try:
-        return Subtask(name, await events.persist(queue_child))
+        return Subtask(name, await events.persist(queue_and_say))
     except EventUuidConflict:  # another call of this name was faster, and its child is the one
         return await subtask(name, worker=worker, payload=payload, **given)
 
@@ -237,7 +250,7 @@ async def gather(*children: Subtask | int, return_exceptions: bool = False) -> l
             await events.persist(partial(status, child))
     async with _holding_no_slot():
         ends = await _ends(ids)
-    outcomes = [_outcome(ends[id_]) for id_ in ids]
+    outcomes = [await _outcome(ends[id_]) for id_ in ids]
     if not return_exceptions:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -258,9 +271,9 @@ async def _ends(ids: Sequence[int]) -> dict[int, RecordedEvent]:
             await bell.wait(events.POLL_INTERVAL)
 
 
-def _outcome(event: RecordedEvent) -> Any:
+async def _outcome(event: RecordedEvent) -> Any:
     try:
-        return events.result_of(event).payload
+        return (await events.persist(partial(events.result_of, event))).payload
     except (TaskFailed, TaskCancelled) as error:
         return error
 
@@ -291,10 +304,14 @@ def _uuid(type_: str, name: str) -> UUID:
     return uuid5(_DURABLE_CALLS, f"{context.current_id()} {type_} {name}")
 
 
-async def _named(type_: str, name: str) -> RecordedEvent | None:
+async def _named(type_: str, name: str) -> RecordedEvent | Event | None:
+    """The event that a durable call of this name recorded, or will have if this transaction commits."""
     if not isinstance(name, str):
         raise InvalidInput(f"{name!r} is no name", pointer="/name")
     _check_json(name, "the name", pointer="/name")
+    for event in events.left_to_transaction():
+        if event.event_uuid == _uuid(type_, name):
+            return event
     store = context.current().store
     return await events.persist(lambda: store.named_event(context.current_id(), type_, name))
 

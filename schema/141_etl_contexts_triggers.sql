@@ -1,4 +1,5 @@
--- A context begins without events, whatever the writer of its row filled in.
+-- A context begins without events and at a time that has come, whatever the writer of its row filled in: its events are
+-- never older than it.
 CREATE OR REPLACE FUNCTION data_manager.begin_without_events()
   RETURNS trigger
   LANGUAGE plpgsql
@@ -8,6 +9,8 @@ CREATE OR REPLACE FUNCTION data_manager.begin_without_events()
       NEW.initial_event_id := NULL;
       NEW.latest_event_id  := NULL;
       NEW.version          := 0;
+      NEW._created_timestamp  := least(NEW._created_timestamp, clock_timestamp());
+      NEW._modified_timestamp := least(NEW._modified_timestamp, clock_timestamp());
       RETURN NEW;
     END
   $$;
@@ -16,6 +19,7 @@ CREATE OR REPLACE TRIGGER etl_contexts_begin_without_events
   BEFORE INSERT ON data_manager.etl_contexts
   FOR EACH ROW WHEN (
     NEW.version <> 0 OR NEW.etl_status IS NOT NULL OR NEW.initial_event_id IS NOT NULL OR NEW.latest_event_id IS NOT NULL
+    OR greatest(NEW._created_timestamp, NEW._modified_timestamp) > clock_timestamp()
   ) EXECUTE FUNCTION data_manager.begin_without_events();
 
 -- INSERT … ON CONFLICT DO NOTHING drops a row after the judge let it in, when another transaction committed the same

@@ -1,25 +1,28 @@
 -- The whole tree that a context belongs to: its root, and everything below it, depth first.
+-- Nothing keeps a client from making a context its own ancestor, and the original's databases may hold such rows: what
+-- goes round in a circle is shown once.
 CREATE OR REPLACE FUNCTION data_manager.show_etl_context_tree(id bigint)
   RETURNS TABLE (etl_context_id bigint, parent_context_id bigint, depth integer)
   LANGUAGE sql STABLE
   AS $$
     WITH RECURSIVE up AS (
-      SELECT c.etl_context_id, c.parent_context_id
+      SELECT c.etl_context_id, c.parent_context_id, 0 AS height
         FROM data_manager.etl_contexts c WHERE c.etl_context_id = id
-      UNION
-      SELECT c.etl_context_id, c.parent_context_id
-        FROM data_manager.etl_contexts c JOIN up ON c.etl_context_id = up.parent_context_id
-    ), down AS (
-      SELECT up.etl_context_id, up.parent_context_id, 0 AS depth, ARRAY[up.etl_context_id] AS path
-        FROM up WHERE up.parent_context_id IS NULL
       UNION ALL
-      SELECT c.etl_context_id, c.parent_context_id, down.depth + 1, down.path || c.etl_context_id
+      SELECT c.etl_context_id, c.parent_context_id, up.height + 1
+        FROM data_manager.etl_contexts c JOIN up ON c.etl_context_id = up.parent_context_id
+    ) CYCLE etl_context_id SET is_again USING way, root AS (
+      SELECT up.etl_context_id, up.parent_context_id FROM up WHERE NOT is_again ORDER BY up.height DESC LIMIT 1
+    ), down AS (
+      SELECT root.etl_context_id, root.parent_context_id, 0 AS depth FROM root
+      UNION ALL
+      SELECT c.etl_context_id, c.parent_context_id, down.depth + 1
         FROM data_manager.etl_contexts c JOIN down ON c.parent_context_id = down.etl_context_id
-    )
-    SELECT down.etl_context_id, down.parent_context_id, down.depth FROM down ORDER BY down.path
+    ) CYCLE etl_context_id SET is_again USING path
+    SELECT down.etl_context_id, down.parent_context_id, down.depth FROM down WHERE NOT is_again ORDER BY path
   $$;
 
--- Ancestors, self and descendants: the line that a context stands in, without its siblings.
+-- Ancestors, self and descendants: the line that a context stands in, without its siblings. Each of them once.
 CREATE OR REPLACE FUNCTION data_manager.etl_context_line(id bigint)
   RETURNS TABLE (etl_context_id bigint, depth integer)
   LANGUAGE sql STABLE
@@ -27,17 +30,20 @@ CREATE OR REPLACE FUNCTION data_manager.etl_context_line(id bigint)
     WITH RECURSIVE up AS (
       SELECT c.etl_context_id, c.parent_context_id, 0 AS depth
         FROM data_manager.etl_contexts c WHERE c.etl_context_id = id
-      UNION
+      UNION ALL
       SELECT c.etl_context_id, c.parent_context_id, up.depth - 1
         FROM data_manager.etl_contexts c JOIN up ON c.etl_context_id = up.parent_context_id
-    ), down AS (
-      SELECT id AS etl_context_id, 0 AS depth
-      UNION
+    ) CYCLE etl_context_id SET is_again USING way, down AS (
+      SELECT c.etl_context_id, 0 AS depth FROM data_manager.etl_contexts c WHERE c.etl_context_id = id
+      UNION ALL
       SELECT c.etl_context_id, down.depth + 1
         FROM data_manager.etl_contexts c JOIN down ON c.parent_context_id = down.etl_context_id
-    )
-    SELECT up.etl_context_id, up.depth FROM up WHERE up.depth < 0
-    UNION ALL
-    SELECT down.etl_context_id, down.depth FROM down JOIN data_manager.etl_contexts c USING (etl_context_id)
-    ORDER BY depth, etl_context_id
+    ) CYCLE etl_context_id SET is_again USING way
+    SELECT DISTINCT ON (line.etl_context_id) line.etl_context_id, line.depth
+      FROM (
+        SELECT down.etl_context_id, down.depth FROM down WHERE NOT down.is_again
+        UNION ALL
+        SELECT up.etl_context_id, up.depth FROM up WHERE NOT up.is_again AND up.depth < 0
+      ) AS line
+      ORDER BY line.etl_context_id, line.depth DESC
   $$;

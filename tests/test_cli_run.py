@@ -285,6 +285,26 @@ async def test_pdb_stops_at_the_first_line_of_main_and_goes_on_as_told(site: Sit
     assert "('first is', 5)" in done.err
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def main(event):\n    """What it does."""\n    return {"n": 1}\n',
+        "def main(event):\n    # why\n\n    return {'n': 1}\n",
+        "def main(\n    event,\n):\n    return {'n': 1}\n",
+        "def same(f):\n    return f\n\n@same\n@same\ndef main(event):\n    return {'n': 1}\n",
+        "def main(event): return {'n': 1}\n",
+        'async def main(event):\n    """What it does."""\n    return {"n": 1}\n',
+    ],
+    ids=["docstring", "comment", "signature", "decorators", "one line", "async"],
+)
+async def test_pdb_stops_in_main_however_it_begins(site: Site, source: str) -> None:
+    done = await site.damad(
+        "run", site.worker(source), "--payload", "4", "--pdb", stdin="p 'is', event['payload']\nc\n"
+    )
+    assert (done.code, done.json) == (0, {"n": 1})
+    assert "('is', 4)" in done.err
+
+
 async def test_pdb_stops_in_an_async_main_too(site: Site) -> None:
     worker = site.worker("async def main(event):\n    n = 7\n    return {'n': n}\n")
     done = await site.damad("run", worker, "--pdb", stdin="next\np 'n is', n\ncontinue\n")

@@ -334,12 +334,22 @@ def test_the_settings_of_a_queue_come_each_from_its_highest_layer() -> None:
 
 
 def test_workers_get_the_environment_without_damads_variables_and_credentials() -> None:
-    kept = {"PATH": "/bin", "HOME": "/home/somebody", "PGHOST": "x", "MY_DAMAD_X": "1"}
+    kept = {
+        "PATH": "/bin",
+        "HOME": "/home/somebody",
+        "PGHOST": "x",
+        "MY_DAMAD_X": "1",
+        "URL": "postgresql://me@host/db",
+    }
     dropped = {
         "DAMAD_TOKEN": "x",
         "DAMAD_PG_ENV_MAIN_DSN": "x",
         "PGPASSWORD": "x",
         "PGPASSFILE": "x",
+        "PGSSLPASSWORD": "x",
+        "POSTGRES_PASSWORD": "x",
+        "DATABASE_URL": "postgresql://me:secret@host/db",
+        "OTHER_URL": "postgres://host/db?user=me&password=secret",
         "NOTIFY_SOCKET": "x",
         "LISTEN_FDS": "3",
         "CREDENTIALS_DIRECTORY": "x",

@@ -88,6 +88,20 @@ async def test_whatever_columns_are_filled_in_the_judge_fills_them(database: Dat
     assert (await verify(database)).mismatches == []
 
 
+@pytest.mark.parametrize("moment", ["2099-01-01Z", "infinity"])
+async def test_no_writer_dates_a_context_or_its_events_into_the_future(database: Database, moment: str) -> None:
+    async with database.connection() as connection:
+        id_ = await connection.fetchval(
+            "INSERT INTO data_manager.etl_contexts (_created_timestamp, _modified_timestamp) "
+            f"VALUES ('{moment}', '{moment}') RETURNING etl_context_id"
+        )
+        await insert(database, id_, ":INITIAL")
+        assert await connection.fetchval(
+            "SELECT greatest(c._created_timestamp, c._modified_timestamp, e._created_timestamp) <= clock_timestamp() "
+            "FROM data_manager.etl_contexts c JOIN data_manager.event_store e USING (etl_context_id)"
+        )
+
+
 async def test_a_second_final_with_every_column_filled_in_is_refused(database: Database) -> None:
     id_ = await new_context(database, ":INITIAL", ":FINAL")
     statement = """

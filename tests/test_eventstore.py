@@ -311,3 +311,16 @@ async def test_the_tree_holds_the_whole_family(store: EventStore, database: Data
         rows = await connection.fetch("SELECT * FROM data_manager.show_etl_context_tree($1)", grandchild)
     assert {row["etl_context_id"] for row in rows} == {root, child, sibling, grandchild}
     assert [state.etl_context_id for state in await store.tree(child)] == [root, child, grandchild]
+
+
+async def test_a_family_that_goes_round_in_a_circle_is_shown_once(store: EventStore, database: Database) -> None:
+    alone, one, other, child = [await store.create_context() for _ in range(4)]
+    async with database.connection() as connection:
+        set_parent = "UPDATE data_manager.etl_contexts SET parent_context_id = $2 WHERE etl_context_id = $1"
+        await connection.executemany(set_parent, [(alone, alone), (one, other), (other, one), (child, one)])
+        shown = "SELECT etl_context_id FROM data_manager.show_etl_context_tree($1)"
+        trees = [[row[0] for row in await connection.fetch(shown, id_)] for id_ in (alone, one, child)]
+    assert trees[0] == [alone] and sorted(trees[1]) == sorted(trees[2]) == [one, other, child]
+    for id_, family in ((alone, {alone}), (one, {one, other, child}), (child, {child, one, other})):
+        assert sorted(state.etl_context_id for state in await store.tree(id_)) == sorted(family)
+        assert await store.read_tree(id_) == await store.read_line_since(id_, {}) == []

@@ -132,13 +132,18 @@ def test_without_backoff_the_delay_is_always_the_same() -> None:
 
 
 @given(st.floats(0.001, 1e4), st.integers(1, 10_000), chances, st.none() | st.floats(0, 1e5))
-def test_with_backoff_the_delay_doubles_up_to_its_limit_and_is_never_at_once(
+def test_with_backoff_the_delay_doubles_up_to_its_limit_and_no_retry_is_before_retry_delay(
     first: float, failures: int, random: float, most: float | None
 ) -> None:
     chosen = TaskSettings(worker="x", retry_delay=first, retry_delay_max=most)
-    longest = min(first * 2.0 ** min(failures - 1, 60), 86400.0 if most is None else most)
+    longest = min(first * 2.0 ** min(failures, 60), 86400.0 if most is None else most)
     seconds = delay(chosen, failures, random=random)
-    assert min(first / 2, longest) <= seconds <= longest
+    assert min(first, longest) <= seconds <= longest
+
+
+def test_a_retry_delay_of_days_is_kept() -> None:
+    chosen = TaskSettings(worker="x", retry_delay=7 * 86400.0)
+    assert delay(chosen, 1, random=0.5) == 7 * 86400.0
 
 
 @given(st.integers(1, 40), chances, chances)

@@ -57,6 +57,17 @@ async def test_a_final_event_is_appended_as_it_is(site: Site, form: str) -> None
     ]  # fmt: skip
 
 
+async def test_a_recorded_final_event_may_be_returned_and_what_no_event_has_is_not_dropped(site: Site) -> None:
+    recorded = "{'type': 'x:FINAL', 'payload': {'n': 1}, 'event_id': 1, 'version': 2, '_created_timestamp': 'then'}"
+    assert (await run_main(site, f"return {recorded}")).final.payload == {"n": 1}
+    outcome = await run_main(site, "return {'type': 'x:FINAL', 'payload': {}, 'rows': 7}")
+    assert "rows" in assert_failed(outcome, "bad_result", 102)["message"]
+
+
+async def test_a_generator_is_no_result(site: Site) -> None:
+    assert_failed(await run_main(site, "yield 1"), "no_final", 102)
+
+
 @FORMS
 @pytest.mark.parametrize(
     "value",

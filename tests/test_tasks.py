@@ -185,6 +185,30 @@ async def test_a_subtask_is_queued_once_per_name_in_its_parents_queue(here: Here
     assert {state.parent_context_id for state in states} == {parent["etl_context_id"]}
 
 
+async def test_steps_and_subtasks_in_a_transaction_are_there_if_it_commits(
+    here: Here, parent: dict[str, Any], database: Database
+) -> None:
+    async def both(fails: bool) -> tuple[Any, ...]:
+        async with events.transaction():
+            made = [(await tasks.step("s", lambda: "done"), await tasks.subtask("c", worker="ok.py")) for _ in range(2)]
+            assert made[0] == made[1]
+            if fails:
+                raise ValueError
+        return made[0]
+
+    with here(**parent):
+        with pytest.raises(ValueError):
+            await both(fails=True)
+        assert [event["type"] for event in await events.read()][-1] == "dama/task:STARTED"
+        assert [state.etl_context_id for state in await tasks.context.current().store.tasks()] == [
+            parent["etl_context_id"]
+        ]
+        step, child = await both(fails=False)
+        assert [event["type"] for event in await events.read()][-2:] == ["dama/task:STEP", "dama/task:SUBTASK"]
+        assert (await tasks.step("s", lambda: "again"), await tasks.subtask("c", worker="ok.py")) == (step, child)
+        assert (await tasks.status(child.etl_context_id)).state == "queued"
+
+
 async def test_the_same_calls_at_once_queue_one_child_and_record_one_step(
     here: Here, parent: dict[str, Any], database: Database
 ) -> None:
@@ -222,7 +246,7 @@ async def test_a_childs_end_in_failure_is_raised_or_stands_in_the_list(
             await run_of(database, child.etl_context_id)
             await ended(store, child.etl_context_id, *types)
         await tasks.cancel(gone.etl_context_id)
-        with pytest.raises(errors.TaskFailed):
+        with pytest.raises(errors.TaskFailed, match=rf"task {bad.etl_context_id} failed \(\w+\): "):
             await tasks.gather(good, bad, gone)
         with pytest.raises(errors.TaskCancelled):
             await tasks.gather(gone, good)

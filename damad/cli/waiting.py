@@ -27,7 +27,7 @@ async def result(etl_context_id: int, patience: float | None = None) -> int:
 async def said(event: RecordedEvent, *, traceback: bool = True) -> int:
     """Prints how a task ended and returns the exit code that says so. `traceback`: of a failure, with its message."""
     try:
-        print(msgspec.json.encode(events.result_of(event).payload).decode())
+        print(msgspec.json.encode((await events.result_of(event)).payload).decode())
     except TaskFailed:
         print(await _failure(event.etl_context_id, traceback=traceback), file=sys.stderr)
         return _FAILED

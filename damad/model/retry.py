@@ -87,13 +87,14 @@ def _asked(failure: Failure) -> float | None:
 
 
 def delay(settings: TaskSettings, failures: int, *, random: float) -> float:
-    """Seconds to wait after the nth failure: retry_delay, or with backoff a random part of its nth doubling.
+    """Seconds to wait after the nth failure: retry_delay, and with backoff up to its nth doubling, by chance.
 
-    Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): many tasks that failed
-    together do not come back together. At least half a retry_delay, so that a retry is never at once.
+    The jitter is as wide as the doubling, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): many
+    tasks that failed together do not come back together. None comes back before retry_delay is over.
     """
     if not settings.retry_backoff:
         return settings.retry_delay
-    ceiling = settings.retry_delay * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
-    ceiling = min(ceiling, settings.retry_delay_max if settings.retry_delay_max is not None else _LONGEST_DELAY)
-    return max(random * ceiling, min(settings.retry_delay / 2, ceiling))
+    most = max(_LONGEST_DELAY, settings.retry_delay) if settings.retry_delay_max is None else settings.retry_delay_max
+    first = min(settings.retry_delay, most)
+    ceiling = min(settings.retry_delay * 2.0 ** min(failures, _MOST_DOUBLINGS), most)
+    return min(first + random * (ceiling - first), ceiling)

@@ -7,6 +7,7 @@ worker which computes for an hour keeps it.
 import asyncio
 import atexit
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -91,7 +92,7 @@ def _call(main: Callable[..., Any], initial: tuple[Any, ...]) -> Any:
     if is_async(main):
         return asyncio.run(main(*initial))
     returned = main(*initial)
-    return asyncio.run(_awaited(returned)) if asyncio.iscoroutine(returned) else returned
+    return asyncio.run(_awaited(returned)) if inspect.iscoroutine(returned) else returned
 
 
 async def _awaited(coroutine: Any) -> Any:

@@ -1,9 +1,11 @@
 """Runs a call under a debugger, for `damad run --pdb` and `--debug`."""
 
+import dis
 import inspect
 import pdb
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final
 
 from damad.errors import ConfigError
@@ -29,7 +31,8 @@ def _under_pdb(call: Call, main: Callable[..., Any]) -> Any:
     """Stops at the first line of main, and again where it raises."""
     session = pdb.Pdb()
     code = inspect.unwrap(main).__code__
-    session.rcLines = [f"tbreak {code.co_filename}:{code.co_firstlineno + 1}", "continue"]
+    session.set_break(code.co_filename, _first_line(code), temporary=True)
+    session.rcLines = ["continue"]
     try:
         return session.runcall(call)
     except Exception:
@@ -37,6 +40,12 @@ def _under_pdb(call: Call, main: Callable[..., Any]) -> Any:
         print("main raised; quit the debugger to record it as the attempt's failure", file=sys.stderr)
         pdb.post_mortem(traceback)
         raise
+
+
+def _first_line(code: CodeType) -> int:
+    """Where the body begins: after decorators, a signature of many lines, a docstring and comments."""
+    lines = [line for _, line in dis.findlinestarts(code) if line is not None]
+    return next((line for line in lines if line != lines[0]), lines[0])
 
 
 def _under_debugpy(call: Call, _main: Callable[..., Any]) -> Any:

@@ -9,7 +9,7 @@ import msgspec
 
 from damad.errors import InvalidInput, NoRetry, RetryIn
 from damad.model import json_value
-from damad.model.event import TASK_PREFIX, Event, is_final, looks_like_event, parse
+from damad.model.event import TASK_PREFIX, Event, RecordedEvent, is_final, looks_like_event, parse
 from damad.model.retry import Failure
 from damad.runner.load import NotLoaded
 
@@ -26,6 +26,10 @@ EXIT_CODES: Final = {"exception": RAISED, "no_final": NO_FINAL, "bad_result": NO
 _LONGEST_MESSAGE: Final = 4_000
 _LONGEST_TRACEBACK: Final = 64_000
 
+_OF_AN_EVENT: Final = ("type", "payload", "meta", "error")
+_FIELDS: Final = {*_OF_AN_EVENT, *RecordedEvent.__struct_fields__, "_created_timestamp"}
+"""What a returned event may hold: also what one has that is recorded already."""
+
 
 def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
     """The outcome of a `main` that returned. `limit`: the most bytes that a result may have as JSON."""
@@ -33,8 +37,13 @@ def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
         return _failure("no_final", f"main returned {_shown(value)} and appended no :FINAL event", attempt)
     if looks_like_event(value):
         if not is_final(value["type"]):
-            return _failure("no_final", f"main returned a {value['type']} event and appended no :FINAL event", attempt)
-        given = {name: value[name] for name in ("type", "payload", "meta", "error") if name in value}
+            return _failure(
+                "no_final", f"main returned the event {value['type']} and appended no :FINAL event", attempt
+            )
+        if unknown := sorted(map(str, value.keys() - _FIELDS)):
+            what = f"main returned {value['type']} with {', '.join(unknown)}, which an event does not have"
+            return _failure("bad_result", f"{what}; put it into its payload", attempt)
+        given = {name: value[name] for name in _OF_AN_EVENT if name in value}
     else:
         given = {"type": ":FINAL", "payload": value}
     try:

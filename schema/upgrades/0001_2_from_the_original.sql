@@ -135,7 +135,7 @@ ALTER TABLE data_manager.etl_contexts
   ALTER COLUMN _created_timestamp SET DEFAULT clock_timestamp(),
   ALTER COLUMN _modified_timestamp DROP DEFAULT,
   ALTER COLUMN _modified_timestamp TYPE timestamptz
-    USING greatest(_modified_timestamp, (pg_temp.head(etl_context_id)).written_at),
+    USING least(greatest(_modified_timestamp, (pg_temp.head(etl_context_id)).written_at), localtimestamp),
   ALTER COLUMN _modified_timestamp SET DEFAULT clock_timestamp();
 
 -- The status only where it is not what the events say: its type does not change, so others' views may stand on it.
