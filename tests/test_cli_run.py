@@ -99,6 +99,31 @@ async def test_ctrl_c_is_heard_by_the_worker_which_says_how_it_ended(site: Site)
     assert b"KeyboardInterrupt" in err
 
 
+@pytest.mark.parametrize("ignores", [False, True])
+async def test_terminated_it_ends_the_worker_and_says_how_it_ended(site: Site, ignores: bool) -> None:
+    source = """
+        import signal, time
+        from damad import events
+
+        def main(event):
+            if event["payload"]["ignores"]:
+                signal.signal(signal.SIGTERM, lambda *_: events.dispatch_sync({"type": ":ASKED"}))
+            events.dispatch_sync({"type": ":HERE"})
+            while True:
+                time.sleep(3600)
+    """
+    payload = json.dumps({"ignores": ignores})
+    async with site.command("run", site.worker(source), "--payload", payload) as command, asyncio.timeout(SOON):
+        id_ = await here(site)
+        command.terminate()
+        if ignores:
+            await site.event(id_, ":ASKED")
+            command.terminate()
+        await command.communicate()
+    assert command.returncode == 1
+    assert (await site.state(id_)).error["signal"] == (signal.SIGKILL if ignores else signal.SIGTERM)
+
+
 async def test_a_daemon_beside_it_does_not_take_its_task(site: Site) -> None:
     daemon = Daemon(site)
     await daemon.start()

@@ -68,6 +68,7 @@ async def _run(
         else:
             etl_context_id = await _claim(str(id_), supervisor)
         alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else runs its subtasks
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.stop)
         supervising = asyncio.create_task(supervisor.run(only=etl_context_id, descendants=alone))
         try:
             event = await events.ended(etl_context_id)

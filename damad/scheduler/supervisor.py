@@ -105,6 +105,12 @@ class Supervisor:
         """Claims one task for this supervisor. Raises IllegalTransition where its state does not allow it."""
         await self._schedule.claim_one(etl_context_id, holder=self.holder, lease=self._config.lease, on=on)
 
+    def stop(self) -> None:
+        """Asks the process of the one task to stop, and the second time makes sure; what became of it is said then."""
+        for key in self._observer.known():
+            if key[0] == self._only:
+                self._observer.stop(key, None, force=self._observer.look(key).asked_at is not None)
+
     async def quiet(self) -> None:
         """Returns once no process runs any more that this supervisor looks after."""
         await self._quiet.wait()
