@@ -25,16 +25,24 @@ class _Background:
     def __init__(self) -> None:
         self._selector = selectors.EpollSelector()
         self.loop = asyncio.SelectorEventLoop(self._selector)
+        self._numbers = [self._selector.fileno(), *self._selector.get_map()]
+        self._files = self._files_there()
         self.thread = threading.Thread(target=self.loop.run_forever, name="damad", daemon=True)
         self.thread.start()
 
     def is_broken(self) -> bool:
-        """True where the thread has ended, or will: it sleeps on a file that was closed, and nothing wakes it."""
+        """True where the thread has ended, or will: it sleeps on a file that was closed, and nothing wakes it.
+
+        The number of its poll may be another poll's by now, which looks the same; no other socket looks as its own.
+        """
         try:
-            file = os.readlink(f"/proc/self/fd/{self._selector.fileno()}")
+            return self._files_there() != self._files or not self.thread.is_alive()
         except OSError:
             return True
-        return not file.endswith("[eventpoll]") or not self.thread.is_alive()
+
+    def _files_there(self) -> list[str]:
+        """What its poll and the socket by which others wake it are now."""
+        return [os.readlink(f"/proc/self/fd/{number}") for number in self._numbers]
 
 
 _making: Final = threading.Lock()

@@ -276,21 +276,21 @@ def test_when_its_files_are_closed_meanwhile_whoever_waits_is_told() -> None:
     assert run(program, quiet=False) == "broken\n"
 
 
-def test_when_another_file_took_the_place_of_its_own_whoever_asks_is_told() -> None:
+@pytest.mark.parametrize("another", ["os.open(os.devnull, os.O_RDONLY)", "select.epoll()", "socket.socket()"])
+def test_when_another_file_took_the_place_of_its_own_whoever_asks_is_told(another: str) -> None:
     program = """
-    import asyncio, os
+    import asyncio, os, select, socket
     from damad import background
     background.run(asyncio.sleep(0))
     os.closerange(3, 256)
-    for _ in range(20):
-        os.open(os.devnull, os.O_RDONLY)
+    others = [ANOTHER for _ in range(20)]
     try:
         background.run(asyncio.sleep(0))
     except background.Broken:
         print("broken", flush=True)
     os._exit(0)
     """
-    assert run(program, quiet=False) == "broken\n"
+    assert run(program.replace("ANOTHER", another), quiet=False) == "broken\n"
 
 
 def test_a_broken_loop_is_mended_in_a_child_that_is_forked_from_it() -> None:

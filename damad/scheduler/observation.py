@@ -78,8 +78,11 @@ class Observer:
         if (coroutine := self._coroutines.get(key)) is not None:
             return (decisions.LOST if coroutine.done() else decisions.ALIVE), None
         known = records.read_processes(self.folder(key))
+        works = known is not None and processes.alive(known.worker)
+        if known is not None and not works:
+            processes.send(known.parent, signal.SIGCONT)  # who stopped it would have its worker never be reaped
         ended = self._ended(key)
-        if ended is not None and not (known and processes.alive(known.worker)):
+        if ended is not None and not works:
             return decisions.ENDED, ended
         candidates = dict.fromkeys([*(known or ()), *_by_event(started)])
         for process in candidates:
