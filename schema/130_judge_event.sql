@@ -60,6 +60,11 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
           jsonb_build_object('etl_context_id', NEW.etl_context_id, 'type', NEW.type, 'state', before));
       END IF;
 
+      IF NOT (data_manager.is_plain(NEW.payload) AND data_manager.is_plain(NEW.meta)) THEN
+        PERFORM data_manager.refuse('DA007',
+          format('payload or meta of %s holds a number that a double cannot hold, or is nested deeper than 128', NEW.type),
+          jsonb_build_object('etl_context_id', NEW.etl_context_id, 'type', NEW.type));
+      END IF;
       IF NOT data_manager.is_readable(this_kind, NEW.payload) THEN
         PERFORM data_manager.refuse('DA007', format('the payload of %s does not fit', NEW.type),
           jsonb_build_object('type', NEW.type, 'payload', NEW.payload));

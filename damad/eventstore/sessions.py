@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
-import orjson
 
 from damad.model import json_value
 
@@ -86,9 +85,11 @@ class Sessions:
 
 
 async def set_codecs(connection: "asyncpg.Connection[Any]") -> None:
-    """orjson reads an integer beyond 64 bits as a double: here it is one, whose digits jsonb spelled out."""
+    """JSON is a value to this connection, and an Unreadable where it is none: json_value.loads."""
     for name in ("jsonb", "json"):
-        await connection.set_type_codec(name, schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text")
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_encode, decoder=json_value.loads, format="text"
+        )
 
 
 def _encode(value: Any) -> str:

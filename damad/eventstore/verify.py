@@ -16,6 +16,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
 from damad.model import lifecycle
+from damad.model.json_value import Unreadable
 from damad.model.lifecycle import Context, LoggedEvent, Task
 
 _SLICE: Final = 1000
@@ -140,6 +141,10 @@ def compare(row: "asyncpg.Record", events: list[StoredEvent]) -> list[Mismatch]:
     gaps = [event.version for place, event in enumerate(events, 1) if event.version != place]
     if gaps:
         return [Mismatch(id_, "events", "versions 1..n", gaps[:10])]
+    unreadable = [event.event_id for event in events if isinstance(event.payload, Unreadable)
+                  or isinstance(event.meta, Unreadable)]  # fmt: skip
+    if unreadable:
+        return [Mismatch(id_, "events", "events that can be read", unreadable[:10])]
     try:
         folded = fold(events)
     except (IllegalTransition, KeyError, TypeError, ValueError) as error:

@@ -16,9 +16,19 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _PLAIN_EXPONENT: Final = 64
 """Doubles within 2**±64 are written about as long as they were; jsonb spells all digits of the others out."""
 _LONGEST_POINTER: Final = 1000
+_SHALLOW: Final = 128
+"""Deepest nesting that the database takes: damad wraps what is 64 deep once or twice."""
 _FIRST_EXPONENT: Final = 1e16
 """From here on orjson writes an exponent."""
 _EXPONENT = re.compile(rb"\de\+?\d")
+
+
+class Unreadable(dict[str, Any]):
+    """Stands for a value in the log that nobody can read, and says why: `{"unreadable": why}`.
+
+    The database refuses such values (schema/115). What came into it past its triggers is still a fact: who lists
+    events goes on and shows this in its place, and no worker runs on it.
+    """
 
 
 class NotJson(ValueError):
@@ -56,6 +66,20 @@ def encode(value: Any) -> bytes:
     """The value as JSON in UTF-8. Raises NotJson for what JSON or Postgres cannot hold."""
     check(value)
     return dumps(value)
+
+
+def loads(text: str) -> Any:
+    """The value that jsonb gives back, or an Unreadable.
+
+    orjson reads an integer beyond 64 bits as a double: here it is one, whose digits jsonb spelled out.
+    """
+    try:
+        value = orjson.loads(text)
+        if text.count("{") + text.count("[") > _SHALLOW:
+            orjson.dumps(value)  # it reads deeper than it writes
+    except (orjson.JSONDecodeError, TypeError) as error:
+        return Unreadable(unreadable=getattr(error, "msg", str(error)))
+    return value
 
 
 def dumps(value: Any) -> bytes:

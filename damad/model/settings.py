@@ -128,8 +128,9 @@ def is_name(text: str) -> bool:
     )
 
 
-def decode(recorded: dict[str, Any]) -> TaskSettings:
+def decode(recorded: Any) -> TaskSettings:
     """The settings that the log holds. What does not fit there is left out, as if it were not given."""
+    recorded = recorded if isinstance(recorded, dict) else {}
     worker = recorded.get("worker") or recorded.get("worker_path")
     known: dict[str, Any] = {"worker": worker if isinstance(worker, str) else ""}
     for name in TaskSettings.__struct_fields__:

@@ -21,6 +21,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
 from damad.model import retry, settings
 from damad.model.event import Event, RecordedEvent
+from damad.model.json_value import Unreadable
 from damad.model.lifecycle import ENDED
 from damad.runner import outcome
 from damad.runner.load import NotLoaded, sha256
@@ -140,7 +141,10 @@ class Attempt:
         return sha256(self.worker)
 
     def find_worker(self) -> Path:
-        """The worker's file. Raises NotLoaded where it vanished or may not be run."""
+        """The worker's file. Raises NotLoaded where it vanished or may not be run, or its event cannot be read."""
+        initial = self.assignment.initial_event
+        if isinstance(initial.payload, Unreadable) or isinstance(initial.meta, Unreadable):
+            raise NotLoaded(f"its event {initial.event_id} ({initial.type}) holds what cannot be read")
         try:
             return workerfile.resolve(self.assignment.worker, self.claim.worker_roots)
         except InvalidWorker as error:

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -29,6 +29,7 @@ from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, R
 from damad.scheduler.observation import Key, Observer
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _BUSY_PAUSE: Final = 1.0
@@ -125,7 +126,8 @@ class Supervisor:
     async def round(self) -> float:
         """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
         tasks = [task for task in await self._schedule.held() if self._is_ours(task.etl_context_id)]
-        moments = [await self._attend(task) for task in tasks]
+        poll = self._config.poll_interval * random.uniform(0.8, 1.2)
+        moments = [await self._alone(self._attend(task), poll, etl_context_id=task.etl_context_id) for task in tasks]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
@@ -137,8 +139,17 @@ class Supervisor:
             claimed = await self._claim([_held(task, self.holder, self._host_id) for task in tasks])
         if claimed:
             return 0.0
-        poll = self._config.poll_interval * random.uniform(0.8, 1.2)
         return min([poll, *moments, *([] if due is None else [due + 0.001])])
+
+    async def _alone(self, work: Awaitable[T], otherwise: T, **about: Any) -> T:
+        """The result of work on one task or queue, or `otherwise`: whatever is wrong with it stops nothing else."""
+        try:
+            return await work
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("a fault was left for the next round", pg_env=self._database.pg_env, **about)
+            return otherwise
 
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
@@ -243,9 +254,10 @@ class Supervisor:
             rules = self._config.queue(queue)
             slots = decisions.free_slots(queue, rules.concurrency, held)
             if slots:
-                claimed += await self._schedule.claim(
+                claim = self._schedule.claim(
                     queue, slots, shared=rules.shared, holder=self.holder, lease=self._config.lease
                 )
+                claimed += await self._alone(claim, [], queue=queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
         return bool(claimed)
@@ -283,7 +295,7 @@ class Supervisor:
         claim = self._claim_of(task, rules.shared)
         attempt = (await self._store.assignment(task.etl_context_id)).attempt
         assert self._runs is not None
-        if (task.settings.get("run_in") or rules.run_in) == "daemon" and not self._terminal:
+        if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
             log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, attempt)
             coroutine = indaemon.run(Attempt(claim, self._database), log_path, grace=self._config.grace)
             self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
