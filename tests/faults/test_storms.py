@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -106,10 +106,13 @@ def times_run(site: Site, id_: int) -> int:
 
 @pytest.mark.fault(
     fault="the daemon is killed every second while tasks are queued and started",
-    injected="SIGKILL, 20 times, wherever it is just then",
+    injected="SIGKILL, wherever it is just then",
     invariants="I1 I4 I6 I10 I12",
 )
-async def test_a_storm_of_restarts_burns_no_attempt_of_a_healthy_worker(site: Site) -> None:
+async def test_a_storm_of_restarts_burns_no_attempt_of_a_healthy_worker(
+    site: Site, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("injected", KILLS)
     ids = await storm(site, site.worker(HEALTHY), each=3)
     await calm(site, ids)
     released = 0
@@ -124,13 +127,14 @@ async def test_a_storm_of_restarts_burns_no_attempt_of_a_healthy_worker(site: Si
 
 @pytest.mark.fault(
     fault="workers crash, and the daemon is killed every second too",
-    injected="exit code 7 in each attempt, SIGKILL to the daemon, 20 times",
+    injected="exit code 7 in each attempt, SIGKILL to the daemon",
     invariants="I4 I6 I10 I12",
 )
 @pytest.mark.parametrize("retry_limit", [0, 3])
 async def test_a_worker_that_always_crashes_is_bounded_by_its_retry_limit_in_a_storm_too(
-    site: Site, retry_limit: int
+    site: Site, retry_limit: int, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("injected", KILLS)
     ids = await storm(site, site.worker(CRASHES), each=1, retry_limit=retry_limit)
     await calm(site, ids)
     for id_ in ids:
