@@ -68,6 +68,22 @@ async def test_the_same_uuid_in_two_contexts_at_once_leaves_no_gap(plain: Plain,
     await nothing_is_amiss(database)
 
 
+async def test_a_uuid_that_is_there_is_refused_at_once_and_the_transaction_may_go_on(
+    plain: Plain, database: Database
+) -> None:
+    id_, uuid = await context_with(plain, (":INITIAL", None)), uuid4()
+    statement = "INSERT INTO data_manager.event_store (etl_context_id, type, event_uuid) VALUES ($1, $2, $3)"
+    await plain.execute(statement, id_, ":A", uuid)
+    async with plain.transaction():
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            async with plain.transaction():
+                await plain.execute(f"{statement} ON CONFLICT DO NOTHING", id_, ":A", uuid)
+        assert refused.value.sqlstate == "DA004"
+        await plain.execute(statement, id_, ":B", uuid4())
+    assert await plain.fetchval("SELECT version FROM data_manager.etl_contexts") == 3
+    await nothing_is_amiss(database)
+
+
 async def waits_for_a_lock(database: Database) -> None:
     """Returns once some backend of this database waits for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
