@@ -97,6 +97,29 @@ async def test_a_listener_whose_connection_ends_comes_back_and_wakes_everybody(
         assert await bell.wait(LONG)
 
 
+async def test_a_listener_that_hears_nothing_knows_it_and_its_subscribers_poll(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler that shares connections: LISTEN is taken and NOTIFY too, and no hint comes."""
+
+    async def deaf() -> Any:
+        connection = await database.connect()
+        await connection.execute("BEGIN")  # what is listened to and notified inside takes effect when it commits
+        return connection
+
+    monkeypatch.setattr(listener, "PING_TIMEOUT", 0.2)
+    monkeypatch.setattr(listener, "DEAF_INTERVAL", 0.2)
+    ear = listener.Listener(deaf)
+    try:
+        with ear.subscribe(listener.EVENT) as bell:
+            assert await bell.wait(LONG), "it was woken when the connection was there"
+            assert not await ear.proves(1.0)
+            async with asyncio.timeout(LONG):
+                assert not await bell.wait(10 * LONG)
+    finally:
+        await ear.close()
+
+
 async def test_what_is_rolled_back_wakes_nobody_and_progress_neither(
     database: Database, store: EventStore, plain: Any
 ) -> None:

@@ -43,6 +43,21 @@ def test_a_record_says_what_was_written(run: Path) -> None:
     assert records.read_exit(run) == EXIT
 
 
+def test_who_reads_while_a_record_is_written_again_reads_the_old_one_to_its_end(run: Path) -> None:
+    before = (run / "exit.json").read_bytes()
+    with (run / "exit.json").open("rb", buffering=0) as reading:
+        first = reading.read(5)
+        records.write_exit(run, EXIT._replace(signal=11))
+        assert first + reading.read() == before
+    assert records.read_exit(run) == EXIT._replace(signal=11)
+
+
+def test_a_write_that_fails_leaves_what_was_there(run: Path) -> None:
+    with pytest.raises(TypeError):
+        records.write_exit(run, EXIT._replace(ended_at=object()))  # type: ignore[arg-type]
+    assert records.read_exit(run) == EXIT
+
+
 def test_a_record_that_is_torn_at_any_byte_says_nothing(run: Path) -> None:
     for name in ("process.json", "exit.json"):
         whole = (run / name).read_bytes()

@@ -4,6 +4,7 @@ No daemon runs here: the test claims, starts a runner itself and reads the exit 
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 from daemon_support import PG_ENV, Site, site_of, until
 
-from damad import config, processes, statefolder
+from damad import config, logs, processes, statefolder
 from damad.eventstore import leases
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import Append
@@ -52,7 +53,7 @@ class Runner:
         await schedule.claim_one(id_, holder=self.holder, lease=30.0)
         return (await self.site.state(id_)).fence
 
-    async def start(self, id_: int, fence: int, run: Path | None = None) -> Path:
+    async def start(self, id_: int, fence: int, run: Path | None = None, **environment: str) -> Path:
         """Starts a runner and returns the folder of its records. `run`: another one than the claim's own."""
         claim = Claim(
             pg_env=PG_ENV, etl_context_id=id_, fence=fence, claimer=self.holder, host_id=self.host_id,
@@ -60,8 +61,8 @@ class Runner:
         )  # fmt: skip
         database = self.site.databases[PG_ENV]
         assignment = launcher.assign(claim, 1, database=database, settings=self.settings, terminal=False, debug=None)
-        environment = config.child_environment(self.site.environment)
-        assignment = msgspec.structs.replace(assignment, environment=environment, run=run or assignment.run)
+        inherited = config.child_environment(self.site.environment) | environment
+        assignment = msgspec.structs.replace(assignment, environment=inherited, run=run or assignment.run)
         await launcher.launch(assignment)
         return assignment.run
 
@@ -193,3 +194,41 @@ async def test_the_exit_record_says_when_it_ended_and_who_ran(runner: Runner) ->
 async def release(site: Site, id_: int, fence: int) -> None:
     released = Event(type="dama/task:RELEASED", payload={"reason": "test"})
     await site.store().append([Append(etl_context_id=id_, event=released, fence=fence)])
+
+
+async def test_a_worker_never_begins_whose_parent_died_before_it_was_on_record_who_runs(runner: Runner) -> None:
+    site = runner.site
+    id_ = await site.queue(site.worker("def main():\n    return {}\n"))
+    run = await runner.start(id_, await runner.claim(id_), DAMAD_FAILPOINT="parent.forked:kill")
+    await site.quiet()
+    assert records.read_processes(run) is None
+    assert not logs.path(site.state_dir, PG_ENV, id_, 1).exists(), "opening its log is the first thing it does"
+    assert await site.types(id_) == [":INITIAL", "CLAIMED"]
+
+
+async def test_once_its_exit_is_on_record_nothing_is_left_of_a_run(runner: Runner, tmp_path: Path) -> None:
+    """Not even what left its session and its family: an orphan is the child of the run's parent."""
+    site = runner.site
+    source = """
+        import os, signal
+        from pathlib import Path
+
+        def main(event):
+            told, tell = os.pipe()
+            if child := os.fork():
+                os.waitpid(child, 0)
+                pid = int(os.read(told, 16))
+                Path(event["payload"]).write_text(str(pid))
+                return {}
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            os.write(tell, str(os.getpid()).encode())
+            signal.pause()
+    """
+    id_ = await site.queue(site.worker(source), str(tmp_path / "pid"))
+    assert await runner.code(await runner.start(id_, await runner.claim(id_))) == 0
+    left = processes.identify(int((tmp_path / "pid").read_text()))
+    if left is not None:
+        processes.send(left, signal.SIGKILL)
+    assert left is None

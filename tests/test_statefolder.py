@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -45,6 +45,20 @@ def test_those_who_begin_at_the_same_time_end_with_the_same_id(tmp_path: Path) -
         ids = pool.map(statefolder.make_host_id, [tmp_path] * 16)
     assert len(set(ids)) == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["dama_host_id", "logs", "runs"]
+
+
+def test_who_is_overtaken_while_it_draws_takes_the_id_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken: list[str] = []
+
+    def draw() -> UUID:
+        monkeypatch.undo()
+        overtaken.append(statefolder.make_host_id(tmp_path))
+        return uuid4()
+
+    monkeypatch.setattr(statefolder, "uuid4", draw)
+    assert [statefolder.make_host_id(tmp_path)] == overtaken == [statefolder.host_id(tmp_path)]
 
 
 @pytest.mark.parametrize("content", ["", "no uuid", "1234", "\xff"])
