@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test faults check docs wheel clean
+.PHONY: help install demo test faults mutants check docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Print this
@@ -27,6 +27,9 @@ test: $(READY) ## The whole fast suite: real Postgres, real processes, from noth
 
 faults: $(READY) ## Everything breaks that can, and what must hold holds; writes docs/reliability.md
 	@$(BIN)/python -m pytest tests -m fault -o "norecursedirs=bench browser systemd .*" --page docs/reliability.md
+
+mutants: $(READY) ## Each guard is taken away once, and the test that stands for it must go red (minutes)
+	@$(BIN)/python tests/mutants/run.py
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .

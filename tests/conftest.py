@@ -1,5 +1,6 @@
 """What tests stand on: one real Postgres a session, a fresh database for each test that asks for one."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,7 +36,11 @@ hypothesis.settings.register_profile(
     database=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("damad")
+# Where it matters that a test fails and not why (make mutants): the first example that fails is good enough.
+hypothesis.settings.register_profile(
+    "first-failure", hypothesis.settings.get_profile("damad"), phases=[hypothesis.Phase.generate]
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "damad"))
 
 
 def in_database(dsn: str, name: str) -> str:

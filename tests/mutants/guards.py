@@ -1,0 +1,281 @@
+"""The guards of the log: what the database refuses, locks and keeps apart; and the pure core that says the same."""
+
+from guard import Guard
+
+JUDGE = "schema/130_judge_event.sql"
+EVENTS = "schema/050_event_store.sql"
+TRIGGERS = "schema/140_event_store_triggers.sql"
+QUERIES = "damad/eventstore/queries"
+LIFECYCLE = "damad/model/lifecycle.py"
+DECISIONS = "damad/scheduler/decisions.py"
+
+HOSTILE = "tests/test_hostile_writers.py"
+BEHIND = "tests/test_behind_the_judge.py"
+LOCKS = "tests/test_locks.py"
+SCHEDULE = "tests/test_schedule.py"
+TABLE = "tests/test_lifecycle_table.py"
+STORE = "tests/test_eventstore.py"
+MACHINE = "tests/test_state_machine.py"
+
+GUARDS = (
+    # --- fences ---
+    Guard(
+        "an old fence is refused",
+        JUDGE,
+        "NEW.fence IS DISTINCT FROM task.fence OR ",
+        "",
+        (f"{STORE}::test_an_old_fence_is_refused",),
+    ),
+    Guard(
+        "an old fence is refused after a takeover in between",
+        JUDGE,
+        "NEW.fence IS DISTINCT FROM task.fence OR ",
+        "",
+        (f"{STORE}::test_an_old_fence_is_refused_in_a_transaction_that_began_before_the_takeover",),
+    ),
+    Guard(
+        "a fence is over with its claim",
+        JUDGE,
+        " OR before IN ('queued', 'scheduled', 'retrying', 'waiting')",
+        "",
+        (f"{HOSTILE}::test_a_run_that_is_over_appends_nothing_even_while_nobody_claimed_its_task_again",),
+    ),
+    Guard(
+        "a claim raises the fence",
+        JUDGE,
+        " OR (this_kind = 'CLAIMED' AND (NEW.payload ->> 'fence')::bigint <= task.fence)",
+        "",
+        (f"{TABLE}::test_a_claim_raises_the_fence_or_is_refused",),
+    ),
+    # --- what the judge asks, and the indexes behind it ---
+    Guard(
+        "the table of transitions is asked",
+        JUDGE,
+        "IF after IS NULL OR (",
+        "IF (",
+        (f"{STORE}::test_nothing_follows_a_final",),
+    ),
+    Guard(
+        "an event_uuid is looked for",
+        JUDGE,
+        "ELSIF EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = NEW.event_uuid) THEN",
+        "ELSIF false THEN",
+        (f"{HOSTILE}::test_a_uuid_that_is_there_is_refused_at_once_and_the_transaction_may_go_on",),
+    ),
+    Guard(
+        "the judge numbers events itself",
+        JUDGE,
+        "NEW.version            := ctx.version + 1;",
+        "NEW.version            := coalesce(NEW.version, ctx.version + 1);",
+        ("tests/test_direct_writers.py::test_whatever_columns_are_filled_in_the_judge_fills_them",),
+    ),
+    *(
+        Guard(
+            f"the index {index} is unique",
+            file,
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {index}",
+            f"CREATE INDEX IF NOT EXISTS {index}",
+            (f"{BEHIND}::test_what_the_judge_would_refuse_the_index_refuses_too",),
+        )
+        for file, index in (
+            (EVENTS, "event_store_version_key"),
+            (EVENTS, "event_store_uuid_key"),
+            (EVENTS, "event_store_one_initial_key"),
+            (EVENTS, "event_store_one_final_key"),
+            ("schema/060_dama_tasks.sql", "dama_tasks_idempotency_key"),
+        )
+    ),
+    Guard(
+        "an idempotency_key is queued once at the same time too",
+        "schema/060_dama_tasks.sql",
+        "CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_idempotency_key",
+        "CREATE INDEX IF NOT EXISTS dama_tasks_idempotency_key",
+        (f"{LOCKS}::test_of_two_who_queue_with_one_key_at_once_the_second_gets_the_first_ones_task",),
+    ),
+    # --- locks ---
+    Guard(
+        "the judge locks the context",
+        JUDGE,
+        "WHERE etl_context_id = NEW.etl_context_id\n        FOR NO KEY UPDATE;",
+        "WHERE etl_context_id = NEW.etl_context_id;",
+        (f"{LOCKS}::test_who_inserts_while_another_has_not_committed_is_judged_after_it",),
+    ),
+    Guard(
+        "the lock lets children be queued",
+        JUDGE,
+        "WHERE etl_context_id = NEW.etl_context_id\n        FOR NO KEY UPDATE;",
+        "WHERE etl_context_id = NEW.etl_context_id\n        FOR UPDATE;",
+        (f"{HOSTILE}::test_an_append_that_is_not_committed_yet_keeps_nobody_from_queueing_a_child",),
+    ),
+    Guard(
+        "an append locks before it looks for its event_uuid",
+        "schema/200_append_events.sql",
+        "        FOR NO KEY UPDATE;",
+        "        ;",
+        (f"{LOCKS}::test_the_same_event_sent_again_before_the_first_has_committed_is_the_same",),
+    ),
+    Guard(
+        "an append locks its contexts in one order",
+        "schema/200_append_events.sql",
+        "        ORDER BY c.etl_context_id\n        FOR NO KEY UPDATE;",
+        "        ;",
+        (f"{LOCKS}::test_an_append_to_many_contexts_locks_the_lowest_first",),
+    ),
+    Guard(
+        "a claim reads the fence under the lock",
+        "schema/220_claim_tasks.sql",
+        "PERFORM FROM data_manager.etl_contexts WHERE etl_context_id = id FOR NO KEY UPDATE;",
+        "",
+        (f"{LOCKS}::test_a_claim_that_waited_for_another_takes_the_fence_after_it",),
+    ),
+    Guard(
+        "a claim waits for no context",
+        "schema/220_claim_tasks.sql",
+        "FOR NO KEY UPDATE OF c, t SKIP LOCKED",
+        "FOR NO KEY UPDATE OF c, t",
+        (f"{SCHEDULE}::test_a_context_that_somebody_holds_is_left_out_and_not_waited_for",),
+    ),
+    Guard(
+        "a task is claimed by its own host",
+        "schema/220_claim_tasks.sql",
+        "AND (shared OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)",
+        "",
+        (f"{SCHEDULE}::test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared",),
+    ),
+    # --- triggers ---
+    Guard(
+        "events are never updated or deleted",
+        TRIGGERS,
+        "BEFORE UPDATE OR DELETE ON data_manager.event_store\n  FOR EACH STATEMENT EXECUTE",
+        "BEFORE UPDATE OR DELETE ON data_manager.event_store\n  FOR EACH STATEMENT WHEN (false) EXECUTE",
+        (f"{HOSTILE}::test_no_statement_changes_an_event",),
+    ),
+    Guard(
+        "events are never truncated",
+        TRIGGERS,
+        "BEFORE TRUNCATE ON data_manager.event_store\n  FOR EACH STATEMENT EXECUTE",
+        "BEFORE TRUNCATE ON data_manager.event_store\n  FOR EACH STATEMENT WHEN (false) EXECUTE",
+        (f"{HOSTILE}::test_no_statement_takes_the_events_away",),
+    ),
+    Guard(
+        "an ERROR stands with what follows from it",
+        TRIGGERS,
+        "IF now_in = 'erred' OR now_in = 'cancelling' THEN",
+        "IF false THEN",
+        (f"{STORE}::test_an_error_stands_with_what_follows_from_it_or_not_at_all",),
+    ),
+    Guard(
+        "an event that was dropped takes its transaction with it",
+        "schema/141_etl_contexts_triggers.sql",
+        "IF NOT EXISTS (SELECT FROM data_manager.event_store WHERE event_id = NEW.latest_event_id) THEN",
+        "IF false THEN",
+        (f"{HOSTILE}::test_the_same_uuid_in_two_contexts_at_once_leaves_no_gap",),
+    ),
+    Guard(
+        "a context begins without events",
+        "schema/141_etl_contexts_triggers.sql",
+        "NEW.version          := 0;",
+        "",
+        ("tests/test_direct_writers.py::test_a_context_begins_without_events_whatever_its_row_claims",),
+    ),
+    # --- leases ---
+    Guard(
+        "a lease is taken from its claimer only",
+        f"{QUERIES}/take_lease.sql",
+        " AND holder IN ($3, $4)",
+        " AND coalesce($3::text, $4::text) IS NOT NULL",
+        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
+    ),
+    Guard(
+        "a lease is taken with its fence only",
+        f"{QUERIES}/take_lease.sql",
+        "AND fence = $2 ",
+        "AND $2::bigint IS NOT NULL ",
+        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
+    ),
+    Guard(
+        "a lease is renewed with its fence only",
+        f"{QUERIES}/renew_lease.sql",
+        "AND fence = $2",
+        "AND $2::bigint IS NOT NULL",
+        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
+    ),
+    Guard(
+        "a lease ends with its run",
+        JUDGE,
+        "DELETE FROM data_manager.leases WHERE etl_context_id = NEW.etl_context_id;",
+        "NULL;",
+        (f"{TABLE}::test_a_lease_ends_with_its_run",),
+    ),
+    Guard(
+        "a takeover asks whether the lease is over",
+        "schema/230_take_over.sql",
+        " AND until < clock_timestamp()",
+        "",
+        (f"{LOCKS}::test_a_lease_that_is_not_over_is_not_taken_over",),
+    ),
+    Guard(
+        "a takeover asks for the fence",
+        "schema/230_take_over.sql",
+        "AND fence = old_fence ",
+        "",
+        (f"{LOCKS}::test_a_task_that_went_on_is_not_taken_over",),
+    ),
+    Guard(
+        "a takeover asks again under the lock",
+        "schema/230_take_over.sql",
+        "FOR turn IN 1 .. 2 LOOP",
+        "FOR turn IN 1 .. 1 LOOP",
+        (f"{LOCKS}::test_a_takeover_that_waited_for_the_context_asks_again",),
+    ),
+    Guard(
+        "a takeover ends the old run's sessions",
+        "schema/230_take_over.sql",
+        "PERFORM pg_terminate_backend(pid)",
+        "PERFORM pid",
+        (f"{LOCKS}::test_a_takeover_ends_the_sessions_of_that_run_and_no_others",),
+    ),
+    # --- the pure core ---
+    Guard(
+        "the fold refuses an old fence",
+        LIFECYCLE,
+        "fence == context.task.fence and context.state",
+        "context.state",
+        ("tests/test_lifecycle.py::test_an_old_fence_is_refused", MACHINE + "::TestHistories"),
+    ),
+    Guard(
+        "the fold refuses what the table does not hold",
+        LIFECYCLE,
+        "after = TRANSITIONS.get((context.state, kind_))",
+        "after = TRANSITIONS.get((context.state, kind_), context.state)",
+        (MACHINE + "::TestHistories",),
+    ),
+    Guard(
+        "retries are bounded",
+        "damad/model/retry.py",
+        "elif max(errors, crashes) > settings.retry_limit:",
+        "elif False:",
+        (MACHINE + "::TestHistories",),
+    ),
+    Guard(
+        "nothing is launched beside a rival",
+        DECISIONS,
+        "if seen.process in (ALIVE, STARTING) or seen.rival:",
+        "if seen.process in (ALIVE, STARTING):",
+        ("tests/test_decisions.py::test_nothing_is_launched_or_released_while_another_run_of_the_task_lives",),
+    ),
+    Guard(
+        "cancelled means seen dead",
+        DECISIONS,
+        'case "cancelling" if running:',
+        'case "cancelling" if running and held.ours:',
+        (MACHINE + "::TestHistories",),
+    ),
+    Guard(
+        "a claim is released only when its claimer is dead",
+        DECISIONS,
+        "if held.claimer_dead or held.lease_over:",
+        "if True:",
+        ("tests/test_decisions.py",),
+    ),
+)

@@ -1,0 +1,225 @@
+"""The guards around processes, files and connections."""
+
+from guard import Guard
+
+PROCESSES = "damad/processes.py"
+PARENT = "damad/runner/parent.py"
+ATTEMPT = "damad/runner/attempt.py"
+LISTENER = "damad/eventstore/listener.py"
+AUTH = "damad/http/auth.py"
+WORKERFILE = "damad/workerfile.py"
+SUPERVISOR = "damad/scheduler/supervisor.py"
+
+STRANGER = "tests/test_processes.py::test_the_same_pid_with_another_start_time_or_boot_is_a_stranger"
+HEARD = "tests/test_listener.py"
+RUNS = "tests/test_runner_exit_codes.py"
+WHO = "tests/test_http_auth.py"
+FILES = "tests/test_workerfile.py"
+
+GUARDS = (
+    # --- processes by proof ---
+    Guard(
+        "a process is known by its start time",
+        PROCESSES,
+        "return identify(process.pid) == process",
+        "return (found := identify(process.pid)) is not None and found.boot_id == process.boot_id",
+        (STRANGER,),
+    ),
+    Guard(
+        "a process is known by the boot of its machine",
+        PROCESSES,
+        "return identify(process.pid) == process",
+        "return (found := identify(process.pid)) is not None and found.start_time == process.start_time",
+        (STRANGER,),
+    ),
+    Guard(
+        "a pidfd is checked after it was opened",
+        PROCESSES,
+        "    if alive(process):\n        return pidfd",
+        "    if True:\n        return pidfd",
+        (STRANGER,),
+    ),
+    Guard(
+        "a zombie has ended",
+        PROCESSES,
+        'return None if stat is None or stat.state in "ZX" else',
+        "return None if stat is None else",
+        ("tests/test_processes.py::test_a_zombie_has_ended",),
+    ),
+    Guard(
+        "a holder names a process to its own host only",
+        PROCESSES,
+        "if host != host_id or not",
+        "if not",
+        ("tests/test_processes.py::test_a_holder_names_the_process_to_its_own_host_only",),
+    ),
+    # --- a run and its records ---
+    Guard(
+        "a record is renamed into its place",
+        "damad/runner/records.py",
+        'new = path.with_suffix(".new")',
+        "new = path",
+        ("tests/test_run_records.py::test_who_reads_while_a_record_is_written_again_reads_the_old_one_to_its_end",),
+    ),
+    Guard(
+        "a worker begins once it is on record who runs",
+        PARENT,
+        "os._exit(1)  # its parent died",
+        "pass  # its parent died",
+        (f"{RUNS}::test_a_worker_never_begins_whose_parent_died_before_it_was_on_record_who_runs",),
+    ),
+    Guard(
+        "orphans of a worker become children of its parent",
+        PARENT,
+        "ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)",
+        "ctypes.CDLL(None, use_errno=True)",
+        (f"{RUNS}::test_once_its_exit_is_on_record_nothing_is_left_of_a_run",),
+    ),
+    Guard(
+        "what a worker leaves behind is ended",
+        PARENT,
+        'failpoints.hit("parent.reaped")\n    _end_leftovers()',
+        'failpoints.hit("parent.reaped")',
+        (f"{RUNS}::test_once_its_exit_is_on_record_nothing_is_left_of_a_run",),
+    ),
+    Guard(
+        "a run whose claim is over never starts",
+        ATTEMPT,
+        "        if not taken:",
+        "        if False:",
+        (f"{RUNS}::test_a_second_runner_of_the_same_claim_ends_with_100",),
+    ),
+    Guard(
+        "a run in a shared queue ends with its lease",
+        ATTEMPT,
+        "if claim.shared and time.monotonic() - renewed_at > claim.lease:",
+        "if False:",
+        ("tests/test_attempt.py",),
+    ),
+    Guard(
+        "a run elsewhere outlives its lease",
+        ATTEMPT,
+        "if claim.shared and time.monotonic()",
+        "if time.monotonic()",
+        ("tests/test_attempt.py",),
+    ),
+    # --- what may be lost on the way ---
+    Guard(
+        "what the supervisor appends carries an event_uuid",
+        SUPERVISOR,
+        "fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]",
+        "fresh = list(new)",
+        ("tests/faults/test_sent_again.py::test_what_the_supervisor_appends_is_there_once_and_its_round_goes_on",),
+    ),
+    Guard(
+        "what a run appends carries an event_uuid",
+        "damad/events.py",
+        "return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())",
+        "return event",
+        ("tests/faults/test_sent_again.py::test_what_a_run_appends_is_there_once",),
+    ),
+    Guard(
+        "what carries no event_uuid is not sent again",
+        "damad/eventstore/store.py",
+        "return all(event.event_uuid is not None for event in events)",
+        "return True",
+        ("tests/faults/test_sent_again.py::test_what_carries_no_uuid_is_not_sent_again",),
+    ),
+    Guard(
+        "everybody polls when the listener is back",
+        LISTENER,
+        "                self._ring_all()\n",
+        "",
+        (f"{HEARD}::test_a_listener_whose_connection_ends_comes_back_and_wakes_everybody",),
+    ),
+    Guard(
+        "the listener proves that it hears",
+        LISTENER,
+        "await self._prove(connection)",
+        "self.hears = not self._answered.set()",
+        (f"{HEARD}::test_a_listener_that_hears_nothing_knows_it_and_its_subscribers_poll",),
+    ),
+    Guard(
+        "who waits for a deaf listener polls",
+        LISTENER,
+        "if not self._listener.hears:",
+        "if False:",
+        (f"{HEARD}::test_a_listener_that_hears_nothing_knows_it_and_its_subscribers_poll",),
+    ),
+    # --- one daemon, one schema ---
+    Guard(
+        "a state folder has one daemon",
+        "damad/statefolder.py",
+        "            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        (
+            "tests/test_statefolder.py::test_a_second_daemon_is_refused_with_the_pid_of_the_first_for_as_long_as_it_lives",
+        ),
+    ),
+    Guard(
+        "a host has one id",
+        "damad/statefolder.py",
+        "os.link(draft, state_dir / HOST_ID_FILE)",
+        "os.replace(draft, state_dir / HOST_ID_FILE) or draft.touch()",
+        ("tests/test_statefolder.py::test_who_is_overtaken_while_it_draws_takes_the_id_that_is_there",),
+    ),
+    Guard(
+        "nothing is migrated beside an older daemon",
+        "damad/eventstore/migrate.py",
+        "            await _refuse_beside_older_daemons(connection, pg_env)\n",
+        "",
+        (
+            "tests/test_serving.py::test_a_migration_is_refused_while_an_older_daemon_serves_and_goes_on_when_it_has_gone",
+        ),
+    ),
+    Guard(
+        "a newer schema is left alone",
+        "damad/eventstore/migrate.py",
+        "        refuse_newer(before, pg_env)\n",
+        "",
+        ("tests/test_migrate.py::test_a_newer_schema_is_refused_and_left_as_it_is",),
+    ),
+    # --- who may ask, and what may run ---
+    Guard(
+        "the token is asked for",
+        AUTH,
+        "if not hmac.compare_digest(sent, request.app[TOKEN].encode()):",
+        "if not sent:",
+        (f"{WHO}::test_who_has_not_the_token_may_not_ask",),
+    ),
+    Guard(
+        "the Host is asked for",
+        AUTH,
+        "if parts is None or not _is_ours((parts[1] or parts[2]).lower(), request):",
+        "if parts is None:",
+        (f"{WHO}::test_another_host_is_misdirected",),
+    ),
+    Guard(
+        "the Origin is asked for",
+        AUTH,
+        "        _check_origin(request, host)\n",
+        "",
+        (f"{WHO}::test_a_page_of_another_origin_may_not_ask",),
+    ),
+    Guard(
+        "a token that others can read is none",
+        AUTH,
+        "if mode & 0o077:",
+        "if False:",
+        (f"{WHO}::test_a_token_that_others_can_read_is_refused",),
+    ),
+    Guard(
+        "a worker that others can write is none",
+        WORKERFILE,
+        "if place.stat().st_mode & stat.S_IWOTH:",
+        "if False:",
+        (f"{FILES}::test_what_others_can_write_is_refused_up_to_the_root",),
+    ),
+    Guard(
+        "a worker is a regular file",
+        WORKERFILE,
+        "if not stat.S_ISREG(mode):",
+        "if False:",
+        (f"{FILES}::test_a_folder_is_no_worker_whatever_its_name", f"{FILES}::test_a_pipe_is_no_worker"),
+    ),
+)

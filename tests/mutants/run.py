@@ -1,0 +1,108 @@
+"""Takes each guard away, one at a time, and sees that the test that stands for it goes red: `make mutants`.
+
+    python tests/mutants/run.py             every guard
+    python tests/mutants/run.py lease lock  those with one of these words in their name
+
+A guard is an entry in guards.py or guards_of_processes.py. The tests of all entries must be green in an unchanged copy
+first; then each change is made in the copy, its tests run, and the copy is put right again. Ends with 1 if a guard can
+go without being missed, if the text to take away is not there any more, or if a test broke instead of failing.
+
+The copy has an environment of its own in front of the one that `make install` builds, so that every process that a test
+starts runs what was changed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import guards
+import guards_of_processes
+from guard import Guard
+
+ROOT = Path(__file__).resolve().parents[2]
+GUARDS: tuple[Guard, ...] = (*guards.GUARDS, *guards_of_processes.GUARDS)
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
+LONGEST = 300.0
+"""Seconds until tests that neither pass nor fail are given up."""
+
+
+class Copy:
+    """A copy of the tree that may be spoiled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "tree"
+        shutil.copytree(ROOT, self.folder, ignore=LEFT_OUT)
+        venv.create(folder / "venv", symlinks=True)
+        self.python = folder / "venv" / "bin" / "python"
+        purelib = folder / "venv" / "lib" / Path(sysconfig.get_path("purelib")).parent.name / "site-packages"
+        (purelib / "copy.pth").write_text(f"{self.folder}\n{sysconfig.get_path('purelib')}\n")
+
+    def test(self, tests: Sequence[str]) -> tuple[str, str]:
+        """`green`, `red`, or what else became of the tests, and what they said."""
+        command = [str(self.python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "first-failure"}
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, timeout=LONGEST, capture_output=True, text=True
+            )
+        except subprocess.TimeoutExpired:
+            return "endless", ""
+        said = done.stdout + done.stderr
+        if done.returncode == 0:
+            return "green", said
+        failed = done.returncode == 1 and re.search(r"^FAILED tests", done.stdout, re.MULTILINE)
+        return ("red" if failed else "broken"), said
+
+    def without(self, guard: Guard) -> tuple[str, str]:
+        """What becomes of a guard's tests while it is away."""
+        path = self.folder / guard.file
+        whole = path.read_text(encoding="utf-8")
+        if whole.count(guard.text) != 1:
+            return "gone", f"{guard.file} holds the text {whole.count(guard.text)} times"
+        path.write_text(whole.replace(guard.text, guard.without), encoding="utf-8")
+        try:
+            return self.test(guard.tests)
+        finally:
+            path.write_text(whole, encoding="utf-8")
+
+
+SAID = {
+    "red": "killed",
+    "green": "SURVIVED: no test missed it",
+    "gone": "DOES NOT APPLY: its text has changed",
+    "endless": "ENDLESS: its tests did not end",
+    "broken": "BROKEN: its tests broke instead of failing",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    chosen = [guard for guard in GUARDS if not words or any(word in guard.name for word in words)]
+    with tempfile.TemporaryDirectory(prefix="damad-mutants-") as folder:
+        copy = Copy(Path(folder))
+        state, said = copy.test(sorted({test for guard in chosen for test in guard.tests}))
+        print(f"{'all there':60} {state}", flush=True)
+        if state != "green":
+            print(said[-5000:])
+            return 1
+        missed = 0
+        for guard in chosen:
+            begun = time.monotonic()
+            state, said = copy.without(guard)
+            print(f"{guard.name:60} {SAID[state]}  ({time.monotonic() - begun:.0f} s)", flush=True)
+            if state in ("gone", "broken"):
+                print(said[-3000:])
+            missed += state != "red"
+    print(f"{len(chosen) - missed} of {len(chosen)} guards are missed when they are away")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
