@@ -2,6 +2,7 @@
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,14 @@ def test_sql_stands_in_sql_files() -> None:
         and re.search(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM) [a-z_.*]+", path.read_text())
     ]
     assert offenders == []
+
+
+def test_what_make_mutants_takes_away_is_there_once_and_so_are_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests/mutants")
+    all_guards = [guard for name in ("guards", "guards_of_processes") for guard in import_module(name).GUARDS]
+    assert len({guard.name for guard in all_guards}) == len(all_guards)
+    for guard in all_guards:
+        assert (ROOT / guard.file).read_text().count(guard.text) == 1, guard.name
+        for test in guard.tests:
+            file, _, name = test.partition("::")
+            assert name in (ROOT / file).read_text(), guard.name
