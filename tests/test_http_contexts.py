@@ -139,17 +139,28 @@ async def test_final_tells_a_failure_and_a_cancellation_from_a_result(house: Hou
     assert await _final(house, f"/contexts/{cancelled}/final") == (200, "cancelled", "dama/task:CANCELLED")
 
 
-@pytest.mark.parametrize("timeout", ["0", "0.01", "0.0"])
+@pytest.mark.parametrize("timeout", ["0", "0.01", "0.0", "0s", "10ms", "0.01s"])
 async def test_final_is_202_with_the_state_while_the_context_is_open(house: House, timeout: str) -> None:
     id_ = await house.new_task()
     async with house.get(f"/contexts/{id_}/final?timeout={timeout}") as response:
         assert (response.status, await response.json()) == (202, {"state": "queued"})
 
 
-@pytest.mark.parametrize("timeout", ["301", "-1", "30s", "nan", "inf", "1e2", "", "1_0", " 1", "300.01", "0x1"])
-async def test_a_timeout_that_is_no_number_up_to_300_is_refused(house: House, timeout: str) -> None:
+@pytest.mark.parametrize("timeout", ["300", "300s", "5m", "250ms", "0.05h"])
+async def test_final_takes_any_duration_up_to_300_seconds(house: House, timeout: str) -> None:
+    id_ = await house.new_context()
+    await house.append(id_, ":FINAL")
+    assert await _final(house, f"/contexts/{id_}/final?timeout={timeout}") == (200, "done", ":FINAL")
+
+
+@pytest.mark.parametrize(
+    "timeout", ["301", "-1", "-1s", "6m", "1d", "nan", "inf", "1e2", "", "1_0", "30 apples", "300.01", "0x1"]
+)
+async def test_a_timeout_that_is_no_duration_up_to_300_seconds_is_refused(house: House, timeout: str) -> None:
     async with house.get(f"/contexts/{await house.new_context()}/final", params={"timeout": timeout}) as response:
-        assert (await refusal(response, 422, "invalid-input"))["parameter"] == "timeout"
+        document = await refusal(response, 422, "invalid-input")
+    assert document["parameter"] == "timeout"
+    assert "a duration like 250ms, 30s or 5m, from 0 to 300 s" in document["detail"]
 
 
 @pytest.mark.parametrize("path", ["", "/tree", "/final", "/events", "/logs"])

@@ -1,18 +1,20 @@
 """/contexts: making one, its state, its tree, and waiting for its end."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from damad import context, events, tasks
-from damad.errors import NotFound
+from damad import context, events, tasks, units
+from damad.errors import InvalidInput, NotFound
 from damad.http import wire
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
 from damad.model.lifecycle import ENDED
 from damad.model.shape import fit
 
+_LONGEST_WAIT: Final = 300.0
+"""Seconds that a request may wait for an end."""
 _END_STATES: Final = {"dama/task:FAILED": "failed", "dama/task:CANCELLED": "cancelled"}
 
 
@@ -24,9 +26,9 @@ class ContextFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class FinalQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to wait, in seconds."""
+    """How long to wait: a duration."""
 
-    timeout: Annotated[float, msgspec.Meta(ge=0, le=300)] = 30.0
+    timeout: str = "30s"
 
 
 async def create_context(request: web.Request) -> web.Response:
@@ -57,8 +59,9 @@ async def read_tree(request: web.Request) -> web.Response:
 async def read_final(request: web.Request) -> web.Response:
     """GET /contexts/{id}/final: the event it ended with, or 202 and its state if it is still open after the timeout."""
     asked = wire.query(request, FinalQuery)
+    patience = _patience(asked.timeout)
     id_ = wire.context_id(request)
-    event = await _end_within(request, id_, asked.timeout)
+    event = await _end_within(request, id_, patience)
     if event is None:
         state = await tasks.status(id_)
         # It may have ended just after the time ran out: then this is no open state to be reported.
@@ -66,6 +69,20 @@ async def read_final(request: web.Request) -> web.Response:
         if event is None:
             return wire.answer({"state": state.state}, status=202)
     return wire.answer({"state": _END_STATES.get(event.type, "done"), "event": event})
+
+
+def _patience(text: str) -> float:
+    """The seconds that somebody is ready to wait. Raises InvalidInput for no duration, and beyond the longest wait."""
+    try:
+        seconds = units.duration(text)
+    except InvalidInput:
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST_WAIT:
+        raise InvalidInput(
+            f"the parameter 'timeout' is {text[:80]!r}; it is a duration like 250ms, 30s or 5m, from 0 to 300 s",
+            parameter="timeout",
+        )
+    return seconds
 
 
 async def _end_within(request: web.Request, id_: int, timeout: float) -> RecordedEvent | None:
