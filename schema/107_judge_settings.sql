@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_settings(settings jsonb)
       wrong  text;
     BEGIN
       IF jsonb_typeof(settings) <> 'object' THEN
-        PERFORM data_manager.refuse('DA007', 'task settings are an object', settings);
+        PERFORM data_manager.refuse('DA007', 'task settings are an object', '{}');
       END IF;
       SELECT given.name INTO wrong
         FROM jsonb_each(settings) AS given (name, value), LATERAL (SELECT given.value #>> '{}') AS plain (value)

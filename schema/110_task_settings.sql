@@ -29,7 +29,8 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(
         task.run_at := task.run_at + make_interval(secs => data_manager.duration_seconds((start #>> '{}')));
       END IF;
       IF NOT isfinite(task.run_at) OR extract(year FROM task.run_at AT TIME ZONE 'UTC') NOT BETWEEN 2 AND 9998 THEN
-        PERFORM data_manager.refuse('DA007', 'start_after is not within the years 2 to 9998', settings);
+        PERFORM data_manager.refuse('DA007', 'start_after is not within the years 2 to 9998',
+          jsonb_build_object('setting', 'start_after'));
       END IF;
 
       task.fence   := 0;
@@ -41,6 +42,6 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(
 
     EXCEPTION
       WHEN data_exception THEN
-        PERFORM data_manager.refuse('DA007', 'the task settings cannot be read: ' || SQLERRM, settings);
+        PERFORM data_manager.refuse('DA007', 'the task settings cannot be read: ' || SQLERRM, '{}');
     END
   $$;

@@ -84,6 +84,8 @@ async def test_an_idempotency_key_with_another_body_is_refused(house: House) -> 
         ({"worker": "hello.py", "retry_delay": "soon"}, "/retry_delay"),
         ({"worker": "hello.py", "start_after": "2026-01-31T08:00:00"}, "/start_after"),
         ({"worker": "hello.py", "start_after": {}}, "/start_after"),
+        ({"worker": "hello.py", "start_after": "0001-06-01T00:00:00Z"}, "/start_after"),
+        ({"worker": "hello.py", "start_after": "9999-06-01T00:00:00Z"}, "/start_after"),
         ({"worker": "hello.py", "run_in": "cloud"}, "/run_in"),
         ({"worker": "hello.py", "idempotency_key": ""}, "/idempotency_key"),
         ({"worker": "hello.py", "meta": []}, "/meta"),

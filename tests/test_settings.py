@@ -41,6 +41,8 @@ def test_durations_are_written_down_in_seconds_and_the_worker_as_it_was_given() 
         ("2026-01-31T08:00:00Z", "2026-01-31T08:00:00+00:00"),
         ("2026-01-31T08:00:00.123456-09:30", "2026-01-31T08:00:00.123456-09:30"),
         ("2026-01-31t08:00:00z", "2026-01-31T08:00:00+00:00"),
+        ("0002-01-01T00:00:00Z", "0002-01-01T00:00:00+00:00"),
+        ("9998-12-31T23:59:59Z", "9998-12-31T23:59:59+00:00"),
     ],
 )
 def test_start_after_is_a_duration_or_a_time_with_an_offset(given_: Any, kept: Any) -> None:
@@ -73,6 +75,10 @@ def test_start_after_is_a_duration_or_a_time_with_an_offset(given_: Any, kept: A
         ("start_after", "2026-02-31T08:00:00Z"),
         ("start_after", "0001-01-01T00:00:00+14:00"),
         ("start_after", "9999-12-31T23:59:59-14:00"),
+        ("start_after", "0001-06-01T00:00:00Z"),
+        ("start_after", "0002-01-01T00:00:00+00:01"),
+        ("start_after", "9999-06-01T00:00:00Z"),
+        ("start_after", "9998-12-31T23:59:59-00:01"),
         ("start_after", True),
         ("start_after", {}),
         ("retry_limit", -1),

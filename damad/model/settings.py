@@ -17,6 +17,8 @@ from damad.model import json_value, shape
 _DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
 _INTEGERS = ("priority", "retry_limit")
 _POSTGRES_INT = 2**31
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
+"""The years that every reader of the log can turn into any time zone."""
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,16 +89,27 @@ def _start_after(value: Any, pointer: str) -> float | str:
     if isinstance(value, str) and "T" in value.upper():
         try:
             moment = datetime.fromisoformat(value.upper())
-            moment.astimezone(UTC)  # some moments of the years 1 and 9999 are none in UTC
-        except (ValueError, OverflowError):
+        except ValueError:
             moment = None
         if moment is None or moment.tzinfo is None:
             raise InvalidInput(
                 f"start_after {value!r} is no RFC 3339 time with offset, like 2026-01-31T08:00:00+01:00",
                 pointer=pointer,
             )
+        if not _is_in_range(moment):
+            raise InvalidInput(
+                f"start_after {value!r} is not within the years {_FIRST_YEAR} to {_LAST_YEAR}", pointer=pointer
+            )
         return moment.isoformat()
     return units.duration(value, pointer=pointer)
+
+
+def _is_in_range(moment: datetime) -> bool:
+    """True for a time that the database schedules by (schema/110_task_settings.sql), as it stands in UTC."""
+    try:
+        return _FIRST_YEAR <= moment.astimezone(UTC).year <= _LAST_YEAR
+    except OverflowError:
+        return False
 
 
 def _check_ranges(settings: TaskSettings, pointer: str) -> None:
