@@ -27,6 +27,7 @@ POLL_INTERVAL: Final = 5.0
 """Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAGE: Final = 1000
+_LAST_VERSION: Final = 2**63 - 1
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +113,16 @@ async def persist(operation: Callable[[], Awaitable[T]]) -> T:
 
 
 async def append(
-    etl_context_id: int, given: Sequence[dict[str, Any]], *, expected_version: int | None = None, pointer: str = ""
+    etl_context_id: int,
+    given: Sequence[dict[str, Any]],
+    *,
+    expected_versions: Sequence[int | None] = (),
+    pointer: str = "",
 ) -> list[Appended]:
-    """Appends events from outside to a context, all or none. `expected_version`: before the first of them.
+    """Appends events from outside to a context, all or none.
+
+    `expected_versions`: the version of the context before each of them. Who names that of the first alone has named
+    them all, so that of events that are sent again none is appended twice.
 
     Raises InvalidInput (also for damad's own types, which nobody else may append), NotFound, Conflict, Unavailable.
     """
@@ -124,18 +132,20 @@ async def append(
         new.append(_not_reserved(parse(event, pointer=where), where))
     done = await context.current().store.append(
         [
-            Append(
-                etl_context_id=etl_context_id,
-                event=_with_uuid(event),
-                expected_version=None if expected_version is None else expected_version + place,
-            )
-            for place, event in enumerate(new)
+            Append(etl_context_id=etl_context_id, event=_with_uuid(event), expected_version=expected)
+            for event, expected in zip(new, _counted(expected_versions, len(new)), strict=True)
         ]
     )
     # One whose uuid was drawn here can only have been recorded by a first try whose answer was lost.
     return [
         Appended(one.event, one.replayed and event.event_uuid is not None) for one, event in zip(done, new, strict=True)
     ]
+
+
+def _counted(expected: Sequence[int | None], count: int) -> list[int | None]:
+    first = expected[0] if expected else None
+    counted = [None if first is None else min(first + place, _LAST_VERSION) for place in range(count)]
+    return [own if own is not None else after for own, after in zip(expected or counted, counted, strict=True)]
 
 
 def _with_uuid(event: Event) -> Event:

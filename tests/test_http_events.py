@@ -106,6 +106,27 @@ async def test_an_event_is_appended_only_at_the_version_it_expects(house: House)
         assert [event["version"] for event in await response.json()] == [3, 4]
 
 
+@pytest.mark.parametrize("versions", [(1, 2, 3), (None, 2, None), (None, None, 3), (1, None, None)])
+async def test_each_event_of_an_array_may_say_which_version_it_expects(
+    house: House, versions: tuple[int | None, ...]
+) -> None:
+    id_ = await house.new_context()
+    events = [{"type": ":A", "expected_version": version} for version in versions]
+    async with house.ask("POST", f"/contexts/{id_}/events", json=events) as response:
+        assert [event["version"] for event in await response.json()] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("versions", [(2, None), (None, 1), (None, 3), (1, 1), (1, 2**63 - 1), (2**63 - 1, None)])
+async def test_an_array_of_which_one_event_expects_another_version_is_refused_whole(
+    house: House, versions: tuple[int | None, ...]
+) -> None:
+    id_ = await house.new_context()
+    events = [{"type": ":A", "expected_version": version} for version in versions]
+    async with house.ask("POST", f"/contexts/{id_}/events", json=events) as response:
+        await refusal(response, 409, "version-conflict")
+    assert (await house.store.state(id_)).version == 1
+
+
 async def test_what_the_log_s_state_forbids_is_409_and_says_why(house: House) -> None:
     id_ = await house.store.create_context()
     async with house.post(f"/contexts/{id_}/events", {"type": ":LOADED"}) as response:
@@ -140,7 +161,7 @@ async def test_what_the_log_s_state_forbids_is_409_and_says_why(house: House) ->
         ({"type": ":A", "expected_version": "1"}, "/expected_version"),
         ([{"type": ":A", "fence": 1}], "/0/fence"),
         ([{"type": "A"}], "/0/type"),
-        ([{"type": ":A"}, {"type": ":A", "expected_version": 1}], "/1/expected_version"),
+        ([{"type": ":A"}, {"type": ":A", "expected_version": -1}], "/1/expected_version"),
         ([[]], None),
         ([], None),
         ("x", None),

@@ -41,16 +41,11 @@ async def append_events(request: web.Request) -> web.Response:
     id_ = wire.context_id(request)
     asked, many = wire.one_or_many(await wire.read_json(request))
     fields = [fit(item, EventFields, pointer=pointer) for pointer, item in asked]
-    for place, field in enumerate(fields[1:], start=1):
-        if field.expected_version is not None:
-            raise InvalidInput(
-                "expected_version stands in the first event of an array", pointer=f"/{place}/expected_version"
-            )
     plain = [{name: item[name] for name in item if name != "expected_version"} for _, item in asked]
     done = await events.append(
         id_,
         plain,
-        expected_version=fields[0].expected_version,
+        expected_versions=[field.expected_version for field in fields],
         pointer="/0" if many and len(plain) == 1 else "",
     )
     status = 200 if all(appended.replayed for appended in done) else 201
