@@ -6,8 +6,8 @@ killed, say) the supervisor says for it; should both, the log takes one.
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -156,18 +156,29 @@ class Attempt:
         Elsewhere nobody else may take the task: its run outlives an outage of Postgres, and whether it still counts is
         judged by its fence when it appends.
         """
-        claim, renewed_at = self.claim, time.monotonic()
-        while True:
-            await asyncio.sleep(claim.lease / 3 * random.uniform(0.8, 1.0))
-            try:
-                if not await leases.renew(self.store.database, claim.etl_context_id, claim.fence, claim.lease):
-                    return
-                renewed_at = time.monotonic()
-            except Unavailable:
-                pass  # the next turn of this loop is the retry
-            if claim.shared and time.monotonic() - renewed_at > claim.lease:
-                lost()
-                return
+        claim, clock, over = self.claim, asyncio.get_running_loop(), asyncio.Event()
+
+        def run_out() -> None:
+            over.set()
+            lost()
+
+        # A timer, and no look after each renewal: one that nobody answers comes back too late, or never.
+        watchdog = clock.call_later(claim.lease, run_out) if claim.shared else None
+        try:
+            while not over.is_set():
+                await asyncio.sleep(claim.lease / 3 * random.uniform(0.8, 1.0))
+                asked_at = clock.time()
+                with suppress(Unavailable):  # the next turn of this loop is the retry
+                    if not await leases.renew(self.store.database, claim.etl_context_id, claim.fence, claim.lease):
+                        break
+                    if watchdog is not None and not over.is_set():
+                        watchdog.cancel()
+                        watchdog = clock.call_at(asked_at + claim.lease, run_out)
+            if watchdog is not None:
+                await over.wait()  # somebody else holds it now: what is left of the lease is for coming to an end
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
 
     async def conclude(self, result: Event | retry.Failure) -> int:
         """Appends what became of the attempt and returns the exit code of its process.

@@ -11,8 +11,10 @@ import history
 import pytest
 import pytest_asyncio
 from daemon_support import PG_ENV, Daemon, Site, until
-from network_support import GOOD, HOLDS, site_behind_proxy
+from network_support import GOOD, HOLDS, LOGGED, site_behind_proxy
 from proxy import Proxy
+
+from damad import processes
 
 PATIENCE = 120.0
 """Seconds in which damad has noticed that nobody answers, and has begun anew."""
@@ -111,3 +113,60 @@ async def test_a_daemon_starts_and_stops_though_nobody_answers(network: tuple[Si
     assert await daemon.stop() == 0
     await site.quiet()
     await history.check(site, [id_])
+
+
+HOLDS_THE_FIRST_TIME = (
+    LOGGED
+    + """
+import time
+from damad import events
+
+def main(initial_event):
+    with written_down():
+        events.dispatch_sync({"type": ":HERE"})
+        time.sleep(1000 if ctx.attempt == 1 else 0)
+        return {"attempt": ctx.attempt}
+"""
+)
+
+
+@pytest.mark.fault(
+    fault="the connection on which a worker of a shared queue renews its lease is half-open",
+    injected="the proxy drops every byte and closes nothing",
+    invariants="I4 I6 I8",
+)
+async def test_a_worker_of_a_shared_queue_ends_with_its_lease_though_its_renewal_waits_for_an_answer(
+    network: tuple[Site, Proxy],
+) -> None:
+    site, proxy = network
+    daemon = Daemon(site)
+    await daemon.start()
+    id_ = await site.queue(site.worker(HOLDS_THE_FIRST_TIME), queue="common")
+    await site.event(id_, ":HERE")
+    worker = await site.process(id_)
+    await renewed(site, id_)
+    proxy.fall_silent()
+    await until(lambda: not processes.alive(worker), within=20)  # an answer is waited for longer
+    proxy.heal()
+    await until(lambda: has_ended(site, id_), within=PATIENCE)
+    (error,) = await site.events(id_, "dama/task:ERROR")
+    assert (error.payload["kind"], error.payload["exit_code"]) == ("exit", 103)
+    assert (await site.state(id_)).state == "done"
+    await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
+    assert await daemon.stop() == 0
+    await history.check(site, [id_])
+
+
+async def renewed(site: Site, id_: int) -> None:
+    """Returns once the lease of a task has been prolonged since: whoever renews it has a connection for that."""
+
+    async def end() -> Any:
+        async with site.store().database.connection() as connection:
+            return await connection.fetchval("SELECT until FROM data_manager.leases WHERE etl_context_id = $1", id_)
+
+    first = await end()
+
+    async def is_later() -> bool:
+        return bool(await end() > first)
+
+    await until(is_later)
