@@ -61,6 +61,19 @@ async def main(initial_event):
 """
 )
 
+ASKS_A_CHILD = (
+    LOGGED
+    + """
+from damad import tasks
+
+async def main(initial_event):
+    with written_down():
+        child = await tasks.subtask("one", worker="child.py")
+        await tasks.step("two", lambda: 2)
+        return {"children": await tasks.gather(child)}
+"""
+)
+
 
 @asynccontextmanager
 async def site_behind_proxy(folder: Path, template: str) -> AsyncIterator[tuple[Site, Proxy]]:
@@ -68,4 +81,5 @@ async def site_behind_proxy(folder: Path, template: str) -> AsyncIterator[tuple[
     async with proxied(template) as proxy, site_of(folder, template, **SETTINGS) as site:
         site.environment[f"DAMAD_PG_ENV_{PG_ENV.upper()}_DSN"] = proxy.dsn(site.databases[PG_ENV].dsn)
         history.prepare(site)
+        site.worker(GOOD, "child.py")
         yield site, proxy

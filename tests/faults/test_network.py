@@ -11,13 +11,14 @@ import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, until
 from history import Journal
-from network_support import CRASHES_ONCE, HOLDS, LEASE, site_behind_proxy
+from network_support import ASKS_A_CHILD, CRASHES_ONCE, GOOD, HOLDS, LEASE, site_behind_proxy
 from proxy import Proxy
 
 from damad.errors import Unavailable
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event
+from damad.model.lifecycle import ENDED
 
 SEED = 20
 CLIENTS, EVENTS, CONTEXTS, RECONNECTS = 16, 10_000, 4, 200
@@ -156,3 +157,42 @@ async def leases_over_by(site: Site, seconds: float, ids: list[int]) -> bool:
             ids, seconds,
         )  # fmt: skip
     return bool(over == len(ids))
+
+
+# --- delay ---
+
+
+@pytest.mark.fault(
+    fault="every packet between damad and Postgres takes 200 ms",
+    injected="the proxy holds back what either side says for so long",
+    invariants="I1 I2 I3 I4 I6 I8 I11 I12",
+)
+async def test_everything_ends_right_though_each_packet_takes_200_milliseconds(network: tuple[Site, Proxy]) -> None:
+    site, proxy = network
+    daemon = Daemon(site)
+    proxy.delay = 0.2
+    await daemon.start()
+    with site.gate() as gate:
+        good, crashing, parent = [await site.queue(site.worker(text)) for text in (GOOD, CRASHES_ONCE, ASKS_A_CHILD)]
+        cancelled = await site.queue(site.worker(HOLDS), {"gate": str(gate.path)})
+        in_daemon = await site.queue(site.worker(GOOD), run_in="daemon")
+        await until(lambda: says(site, cancelled, ":HERE"), within=120)
+        await site.cancel(cancelled)
+        ids = [good, crashing, parent, cancelled, in_daemon]
+        await until(lambda: all_ended(site, ids), within=120)
+    (child,) = [state for state in await site.store().tasks() if state.etl_context_id not in ids]
+    states = [(await site.state(id_)).state for id_ in (*ids, child.etl_context_id)]
+    assert states == ["done", "done", "done", "cancelled", "done", "done"]
+    assert [(await site.state(id_)).attempt for id_ in ids] == [1, 2, 1, 1, 1]
+    await until(lambda: set(site.processes()) <= {daemon.pid}, within=120)
+    assert await daemon.stop() == 0
+    assert "Traceback" not in daemon.log, daemon.log
+    await history.check(site, [*ids, child.etl_context_id])
+
+
+async def says(site: Site, id_: int, type_: str) -> bool:
+    return type_ in await site.types(id_)
+
+
+async def all_ended(site: Site, ids: list[int]) -> bool:
+    return all([(await site.state(id_)).state in ENDED for id_ in ids])
