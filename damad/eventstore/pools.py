@@ -34,7 +34,8 @@ class Database:
     lock_timeout: seconds until a statement of this pool gives up on a lock (None: never). The daemon sets it, so
     that a context held in somebody's open transaction keeps nobody else waiting.
     answer_timeout: seconds until a statement that nobody answers is given up together with its connection (None:
-    never). A half-open connection is not closed, so nothing else tells. Transactions of the caller's take their time.
+    never). A half-open connection is not closed, so nothing else tells. In a transaction of the caller's it holds
+    only beside a lock_timeout: what may wait for a lock for ever cannot be told from what is not answered.
     pooled: whether a pooler is in between, where that is known already.
     """
 
@@ -52,6 +53,7 @@ class Database:
         self.pg_env = pg_env
         self.dsn = dsn
         self.sessions = Sessions(dsn, application_name, lock_timeout=lock_timeout, pooled=pooled)
+        self._waits_for_locks = lock_timeout is None
         self._max_size = max_size
         self._answer_timeout = answer_timeout
         self._pools: dict[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = {}
@@ -114,15 +116,19 @@ class Database:
         A statement that met another transaction is sent again, and so is a repeatable one whose outcome was lost with
         its connection; one that nobody answered is not, for it took its time. Raises damad's errors: refusals.py.
         """
+        brought = max((len(each) for each in arguments if isinstance(each, list)), default=0)
         if on is not None:
-            with translated():
+            async with self.answers(on, rows=brought):
                 return list(await on.fetch(query(name), *arguments))
         for tries_left in reversed(range(_TRIES)):
             try:
                 async with self.connection() as connection:
                     with translated():
-                        async with self.sessions.bounded(connection):
-                            rows = await self._answer(connection, name, arguments)
+                        async with (
+                            self.sessions.bounded(connection),
+                            self.answers(connection, rows=brought, in_transaction=False),
+                        ):
+                            rows = list(await connection.fetch(query(name), *arguments))
                 if repeatable and failpoints.loses("database.executed"):
                     raise Unavailable("the answer was lost, as a test wants it")
                 return rows
@@ -135,21 +141,21 @@ class Database:
             await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.0))
         raise AssertionError("the loop above returns or raises")
 
-    async def _answer(
-        self, connection: "asyncpg.Connection[Any]", name: str, arguments: tuple[Any, ...]
-    ) -> "list[asyncpg.Record]":
+    @asynccontextmanager
+    async def answers(
+        self, connection: "asyncpg.Connection[Any]", *, rows: int = 0, in_transaction: bool = True
+    ) -> AsyncIterator[None]:
+        """What is asked inside raises damad's errors. What is not answered in its time ends the connection."""
+        patience = self._answer_timeout
+        if patience is not None:
+            patience = None if in_transaction and self._waits_for_locks else patience + _A_ROW * rows
         try:
-            return list(await connection.fetch(query(name), *arguments, timeout=self._patience(arguments)))
-        except TimeoutError:
+            with translated():
+                async with asyncio.timeout(patience):
+                    yield
+        except Unanswered:
             connection.terminate()  # at once: asking the server to cancel would not be answered either
             raise
-
-    def _patience(self, arguments: tuple[Any, ...]) -> float | None:
-        if self._answer_timeout is None:
-            return None
-        return self._answer_timeout + _A_ROW * max(
-            (len(each) for each in arguments if isinstance(each, list)), default=0
-        )
 
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of its own, outside the pool. The caller closes it."""

@@ -12,7 +12,6 @@ import orjson
 
 from damad.errors import NotFound, Unavailable
 from damad.eventstore.pools import Database
-from damad.eventstore.refusals import translated
 from damad.model import json_value
 from damad.model.event import Event, RecordedEvent
 
@@ -241,17 +240,18 @@ class EventStore:
         """
         async with self.database.connection() as connection:
             transaction = connection.transaction()
-            with translated():
+            async with self.database.answers(connection):
                 await transaction.start()
             try:
-                with translated():
+                async with self.database.answers(connection):
                     await self.database.sessions.bound(connection)
                 yield connection
             except BaseException:
-                with suppress(Unavailable), translated():  # a connection that was lost is rolled back already
-                    await transaction.rollback()
+                with suppress(Unavailable):  # a connection that was lost is rolled back already
+                    async with self.database.answers(connection):
+                        await transaction.rollback()
                 raise
-            with translated():
+            async with self.database.answers(connection):
                 await transaction.commit()
 
 

@@ -21,7 +21,7 @@ _WRITES: Final = ("append_events", "queue_tasks", "claim_tasks")
 _ENDS: Final = ("COMMIT", "ROLLBACK;")
 _CHUNK: Final = 1 << 16
 
-Moment = Literal["before", "after"]
+Moment = Literal["before", "after", "silence"]
 
 
 class Batch(NamedTuple):
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class Trap:
-    """Resets the connection of the first batch that fits, just before or just after it is executed."""
+    """Waits for the first batch that fits: its connection is reset before or after it, or silent from it on."""
 
     def __init__(self, moment: Moment, fits: Callable[[Batch], bool]) -> None:
         self.moment = moment
@@ -123,7 +123,10 @@ class Proxy:
         self.delay = 0.0
 
     def trap(self, moment: Moment, fits: Callable[[Batch], bool] = Batch.commits) -> Trap:
-        """Resets the connection of the next batch that fits, before or after the server executes it."""
+        """Resets the connection of the next batch that fits, before or after the server executes it.
+
+        Or it is half-open from then on, and the batch the first that vanishes.
+        """
         trap = Trap(moment, fits)
         self._traps.append(trap)
         return trap
@@ -238,6 +241,10 @@ class _Session:
             await self._to_server(batch.content)
         elif trap.moment == "before":
             self.cut()
+            trap.sprung.set()
+        elif trap.moment == "silence":
+            self.dead = True
+            self.proxy.swallowed += len(batch.content)
             trap.sprung.set()
         else:
             self._sprung = trap  # from here on the server's answer is kept back

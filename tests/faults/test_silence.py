@@ -11,7 +11,7 @@ import history
 import pytest
 import pytest_asyncio
 from daemon_support import PG_ENV, Daemon, Site, until
-from network_support import GOOD, HOLDS, LOGGED, site_behind_proxy
+from network_support import GOOD, HOLDS, LOGGED, SETTINGS, site_behind_proxy
 from proxy import Proxy
 
 from damad import processes
@@ -154,6 +154,40 @@ async def test_a_worker_of_a_shared_queue_ends_with_its_lease_though_its_renewal
     assert (await site.state(id_)).state == "done"
     await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
     assert await daemon.stop() == 0
+    await history.check(site, [id_])
+
+
+@pytest.mark.parametrize("place", ["BEGIN", "take_over", "append_events", "COMMIT"])
+@pytest.mark.fault(
+    fault="the connection on which a daemon takes over the task of a lost host falls silent in that transaction",
+    injected="the proxy drops every byte from one of its statements on; later the server ends its side",
+    invariants="I4 I5 I6 I8",
+)
+async def test_a_task_of_a_lost_host_is_taken_over_though_its_taking_over_was_not_answered(
+    network: tuple[Site, Proxy], tmp_path: Path, place: str
+) -> None:
+    site, proxy = network
+    (tmp_path / "lost").mkdir()
+    lost = Site(tmp_path / "lost", {PG_ENV: site.databases[PG_ENV].dsn}, **SETTINGS)
+    lost.environment["DAMAD_WORKER_ROOTS"] = str(site.workers)
+    daemon, victim = Daemon(site), Daemon(lost)
+    try:
+        await victim.start()
+        id_ = await lost.queue(site.worker(HOLDS_THE_FIRST_TIME), queue="common")
+        await lost.event(id_, ":HERE")
+        await daemon.start()
+        trap = proxy.trap("silence", lambda batch: place in batch.sql and (place == "COMMIT" or not batch.alone))
+    finally:
+        await lost.close()  # as a machine is lost: every process at once
+    await victim.exits()
+    async with asyncio.timeout(PATIENCE):
+        await trap.sprung.wait()
+    proxy.server_gives_up()
+    await until(lambda: has_ended(site, id_), within=PATIENCE)
+    assert ((await site.state(id_)).state, (await site.state(id_)).attempt) == ("done", 2)
+    await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
+    assert await daemon.stop() == 0
+    assert "Traceback" not in daemon.log, daemon.log
     await history.check(site, [id_])
 
 
