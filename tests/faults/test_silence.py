@@ -109,6 +109,7 @@ async def test_a_daemon_starts_and_stops_though_nobody_answers(network: tuple[Si
     proxy.heal()
     await daemon.start()
     assert (await site.ended(id_)).state == "done"
+    await daemon.quiet()
     proxy.fall_silent()
     assert await daemon.stop() == 0
     await site.quiet()

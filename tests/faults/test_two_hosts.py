@@ -160,6 +160,11 @@ async def test_two_daemons_share_a_queue_and_no_task_runs_twice(hosts: tuple[Sit
     assert [await daemon.stop() for daemon in daemons] == [0, 0]
 
 
+@pytest.mark.fault(
+    fault="a worker and its daemon lose a shared task to another host, and the worker goes on computing",
+    injected="SIGSTOP past its lease, SIGKILL of its daemon, SIGCONT",
+    invariants="I4 I5 I6 I8",
+)
 async def test_a_stopped_worker_that_never_looks_at_the_log_ends_when_its_task_was_taken_over(
     hosts: tuple[Site, Site],
 ) -> None:
