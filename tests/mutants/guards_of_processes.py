@@ -92,15 +92,15 @@ GUARDS = (
     Guard(
         "a run in a shared queue ends with its lease",
         ATTEMPT,
-        "if claim.shared and time.monotonic() - renewed_at > claim.lease:",
-        "if False:",
+        "watchdog = clock.call_later(claim.lease, run_out) if claim.shared else None",
+        "watchdog = None",
         ("tests/test_attempt.py",),
     ),
     Guard(
         "a run elsewhere outlives its lease",
         ATTEMPT,
-        "if claim.shared and time.monotonic()",
-        "if time.monotonic()",
+        "clock.call_later(claim.lease, run_out) if claim.shared else None",
+        "clock.call_later(claim.lease, run_out)",
         ("tests/test_attempt.py",),
     ),
     # --- what may be lost on the way ---
