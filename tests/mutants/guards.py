@@ -15,7 +15,6 @@ LOCKS = "tests/test_locks.py"
 SCHEDULE = "tests/test_schedule.py"
 TABLE = "tests/test_lifecycle_table.py"
 STORE = "tests/test_eventstore.py"
-MACHINE = "tests/test_state_machine.py"
 
 GUARDS = (
     # --- fences ---
@@ -241,21 +240,21 @@ GUARDS = (
         LIFECYCLE,
         "fence == context.task.fence and context.state",
         "context.state",
-        ("tests/test_lifecycle.py::test_an_old_fence_is_refused", MACHINE + "::TestHistories"),
+        ("tests/test_lifecycle.py::test_an_old_fence_is_refused",),
     ),
     Guard(
         "the fold refuses what the table does not hold",
         LIFECYCLE,
         "after = TRANSITIONS.get((context.state, kind_))",
         "after = TRANSITIONS.get((context.state, kind_), context.state)",
-        (MACHINE + "::TestHistories",),
+        ("tests/test_lifecycle.py::test_an_absent_cell_is_the_refusal",),
     ),
     Guard(
         "retries are bounded",
         "damad/model/retry.py",
         "elif max(errors, crashes) > settings.retry_limit:",
         "elif False:",
-        (MACHINE + "::TestHistories",),
+        ("tests/test_retry.py::test_a_task_fails_exactly_when_one_sort_is_over_the_limit",),
     ),
     Guard(
         "nothing is launched beside a rival",
@@ -269,7 +268,7 @@ GUARDS = (
         DECISIONS,
         'case "cancelling" if running:',
         'case "cancelling" if running and held.ours:',
-        (MACHINE + "::TestHistories",),
+        ("tests/test_decisions.py::test_each_cell_of_the_table_is_decided_so",),
     ),
     Guard(
         "a claim is released only when its claimer is dead",
