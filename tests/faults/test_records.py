@@ -270,8 +270,8 @@ async def test_what_else_lies_among_the_runs_stops_nothing_and_is_left_alone(
     foreign.mkdir()
     (foreign / "kept").write_text("kept")
     with a_stranger(tmp_path) as stranger:
-        for name in ("².1", "notes", "1.1.1", "9" * 30 + ".1"):
-            (runs / name).mkdir()
+        for folder in (folders := [runs / name for name in ("².1", "notes", "1.1.1", "9" * 30 + ".1")]):
+            folder.mkdir()
         (runs / "77.1").write_text("a file")
         os.symlink(foreign, runs / "78.1")
         (runs / "79.1").mkdir()  # as a run has it whose records are not needed any more
@@ -282,8 +282,10 @@ async def test_what_else_lies_among_the_runs_stops_nothing_and_is_left_alone(
         assert (foreign / "kept").read_text() == "kept" and (runs / "78.1").is_symlink()
         assert stranger.untouched()
     await until(lambda: not (runs / "80.1").exists())
-    for entry in list(runs.iterdir()):
-        entry.rmdir() if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for folder in folders:
+        folder.rmdir()
+    (runs / "77.1").unlink()
+    (runs / "78.1").unlink()
 
 
 @pytest.mark.fault(
