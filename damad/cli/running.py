@@ -43,8 +43,14 @@ def run(
         raise InvalidInput("name a worker, or a task with --context, and not both")
     if debug and pdb:
         raise InvalidInput("--debug and --pdb exclude each other")
+    if context is not None and (payload is not None or settings not in (None, Settings())):
+        raise InvalidInput("a task that is there runs as it was queued: --context takes no --payload and no settings")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker on this terminal hears it, and says how it ended
     debugger = "debugpy" if debug else "pdb" if pdb else None
+    if debugger is not None:
+        from damad.runner import debugging
+
+        debugging.require(debugger)
     return session.go(_run(worker, context, payload, debugger, settings or Settings(), where or Where()))
 
 
@@ -80,17 +86,23 @@ async def _run(
 
 
 async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:
-    """Queues a task and claims it in one transaction, so that no daemon takes it."""
+    """Queues a task and claims it in one transaction, so that no daemon takes it. Raises Conflict for a known key."""
     from damad import events, tasks
     from damad.cli.queueing import request
+    from damad.errors import Conflict, IdempotencyConflict
 
     asked = request(worker, payload, settings)
     asked = _replace(asked, settings={"retry_limit": 0, **asked.settings})
-    async with events.transaction() as connection:
-        queued = (await tasks.queue_many([asked]))[0]
-        if queued.created:
-            await supervisor.claim(queued.etl_context_id, on=connection)
-    return int(queued.etl_context_id)
+    try:
+        async with events.transaction() as connection:
+            queued = (await tasks.queue_many([asked]))[0]
+            if queued.created:
+                await supervisor.claim(queued.etl_context_id, on=connection)
+                return int(queued.etl_context_id)
+        first = queued.etl_context_id
+    except IdempotencyConflict as seen:  # also of the same task as `damad queue` makes it, for this one has no retries
+        first = seen.values["etl_context_id"]
+    raise Conflict(f"the task of this idempotency_key is context {first}, which is {(await tasks.status(first)).state}")
 
 
 async def _claim(id_: str, supervisor: Any) -> int:

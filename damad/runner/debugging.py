@@ -1,6 +1,7 @@
 """Runs a call under a debugger, for `damad run --pdb` and `--debug`."""
 
 import dis
+import importlib.util
 import inspect
 import pdb
 import sys
@@ -16,6 +17,12 @@ PORT: Final = 5678
 Call = Callable[[], Any]
 Debugger = Callable[[Call, Callable[..., Any]], Any]
 """Calls the first, which ends up in the second: the worker's main."""
+
+
+def require(name: str) -> None:
+    """Makes sure that the debugger of that name is installed, before anything happens. Raises ConfigError."""
+    if name == "debugpy" and importlib.util.find_spec("debugpy") is None:
+        raise ConfigError("--debug needs debugpy: pip install 'damad[debug]'")
 
 
 def debugger(name: str | None) -> Debugger:
@@ -49,10 +56,9 @@ def _first_line(code: CodeType) -> int:
 
 
 def _under_debugpy(call: Call, _main: Callable[..., Any]) -> Any:
-    try:
-        import debugpy
-    except ImportError:
-        raise ConfigError("--debug needs debugpy: pip install 'damad[debug]'") from None
+    require("debugpy")
+    import debugpy
+
     debugpy.listen(("127.0.0.1", PORT))
     print(f"damad: waiting for a debugger on 127.0.0.1:{PORT}", file=sys.stderr, flush=True)
     debugpy.wait_for_client()
