@@ -92,9 +92,12 @@ async def test_a_payload_that_is_no_json(site: Site, payload: str) -> None:
         (["--meta", '{"__dama_task_manager__": {}}'], "reserved"),
         (["--parent-context-id", "999999"], "parent"),
         (["--parent-context-id", "x"], "parent"),
+        (["--parent-context-id", "99999999999999999999"], "there is no such parent context: 99999999999999999999"),
+        (["--parent-context-id", "-1"], "there is no such parent context: -1"),
+        (["--source-id", "99999999999999999999"], "there is no such source: 99999999999999999999"),
         (["--source-id", "999999"], "source"),
         (["--idempotency-key", ""], "idempotency_key"),
-        (["another.py"], "another.py"),
+        (["another.py"], "too many words: 'another.py'"),
     ],
 )
 async def test_a_setting_that_does_not_fit(site: Site, words: list[str], says: str) -> None:
@@ -107,6 +110,35 @@ async def test_run_takes_no_other_payload_and_no_other_setting(site: Site) -> No
     await refused(site, "run", "ok.py", "--no-such-setting", "1", says=("no-such-setting",))
 
 
+@pytest.mark.parametrize(
+    "words", [["--payload", "1"], ["--payload", "null"], ["--priority", "0"], ["--no-retry-backoff"], ["--meta", "{}"]]
+)
+async def test_run_takes_nothing_that_would_change_a_task_that_is_there(site: Site, words: list[str]) -> None:
+    queued = await site.queue("ok.py")
+    await refused(site, "run", "--context", str(queued), *words, says=("--context", "--payload", "settings"))
+    assert await site.types(queued) == [":INITIAL"]
+    await site.cancel(queued)
+
+
+async def test_run_takes_no_idempotency_key_that_was_seen_before(site: Site) -> None:
+    for command in ("run", "queue"):
+        first = await site.damad(command, "ok.py", "--idempotency-key", command)
+        assert first.code == 0
+        id_ = (await site.store().tasks(limit=1))[0].etl_context_id
+        state = (await site.state(id_)).state
+        says = (f"the task of this idempotency_key is context {id_}, which is {state}",)
+        await refused(site, "run", "ok.py", "--idempotency-key", command, says=says)
+    await site.cancel(id_)
+
+
+async def test_debug_without_debugpy_is_refused_before_anything_is_queued(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['debugpy'] = None\n")
+    queued = await site.queue("ok.py")
+    for words in (["ok.py"], ["--context", str(queued)]):
+        await refused(site, "run", *words, "--debug", says=("damad[debug]",), PYTHONPATH=str(tmp_path))
+    await site.cancel(queued)
+
+
 async def test_an_idempotency_key_of_another_task(site: Site) -> None:
     first = await site.damad("queue", "ok.py", "--idempotency-key", "k", "--payload", "1")
     assert first.code == 0
@@ -116,6 +148,18 @@ async def test_an_idempotency_key_of_another_task(site: Site) -> None:
 @pytest.mark.parametrize("timeout", ["soon", "-1"])
 async def test_a_timeout_that_is_no_duration(site: Site, timeout: str) -> None:
     await refused(site, "queue", "ok.py", "--wait", "--timeout", timeout, says=("timeout",))
+
+
+async def test_a_timeout_where_nobody_waits(site: Site) -> None:
+    await refused(site, "queue", "ok.py", "--timeout", "5s", says=("--timeout", "--wait"))
+
+
+async def test_a_version_that_no_context_has(site: Site) -> None:
+    queued = str(await site.queue("ok.py"))
+    for version in ("-1", str(2**63)):
+        await refused(site, "events", queued, "--after-version", version, says=("--after-version", "from 0"))
+    await refused(site, "events", "--after-version", "0", says=("--after-version", "id"))
+    await site.cancel(int(queued))
 
 
 # --- contexts ---
@@ -163,6 +207,7 @@ async def test_a_log_that_is_not_there(site: Site) -> None:
     "words",
     [
         ["nonsense"], ["queue"], ["show"], ["tasks", "--limit", "many"], ["tasks", "--limit", "0"],
+        ["tasks", "--parent", "99999999999999999999"],
         ["tasks", "--state", "asleep"], ["tasks", "--nonsense"], ["run"], ["run", "ok.py", "--context", "1"],
         ["run", "ok.py", "--pdb", "--debug"], ["systemd", "nonsense"], ["show", "1", "2"], ["serve", "--port", "many"],
         ["events", "1", "--after-version", "x"], ["verify", "--nonsense"],

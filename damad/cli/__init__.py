@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnusedCliTokensError
 
 from damad import __version__
 from damad.errors import DamadError
@@ -60,6 +61,8 @@ def run(words: Sequence[str]) -> int:
             app.help_print()
             return 0
         code = app(list(words), exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        return _refuse(f"too many words: {' '.join(map(repr, error.unused_tokens or []))}", _REFUSED)
     except CycloptsError as error:
         return _refuse(" ".join(str(error).split()), _REFUSED)
     except DamadError as error:

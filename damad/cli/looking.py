@@ -48,6 +48,7 @@ async def _tasks(state: str | None, queue: str | None, parent: int | None, limit
             raise InvalidInput(f"there is no state {name!r}; there are {', '.join(TASK_STATES)}")
     if limit < 1:
         raise InvalidInput("--limit is a number from 1")
+    session.reference(parent, "parent")
     async with session.opened(where) as ambient:
         found = await ambient.store.tasks(states=states, queue=queue, parent_context_id=parent, limit=limit)
     render.as_json(found) if json else render.tasks(found)
@@ -84,7 +85,7 @@ def events(
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
     type: str | None = None,
-    after_version: int = 0,
+    after_version: int | None = None,
     json: Json = False,
     where: Where | None = None,
 ) -> int:
@@ -100,8 +101,13 @@ def events(
         Only events after this version of the context.
     """
     from damad.cli import session
+    from damad.errors import InvalidInput
 
-    return session.go(_events(id, follow, type, after_version, json, where or Where()))
+    if after_version is not None and id is None:
+        raise InvalidInput("versions are counted per context: --after-version needs the id of one")
+    if not 0 <= (after_version or 0) < 2**63:
+        raise InvalidInput("--after-version is a number from 0")
+    return session.go(_events(id, follow, type, after_version or 0, json, where or Where()))
 
 
 async def _events(

@@ -35,7 +35,10 @@ def queue(
         How long to wait.
     """
     from damad.cli import session
+    from damad.errors import InvalidInput
 
+    if timeout is not None and not wait:
+        raise InvalidInput("--timeout is how long to --wait, and nobody waits here")
     return session.go(_queue(worker, payload, wait, timeout, json, settings or Settings(), where or Where()))
 
 
@@ -69,8 +72,8 @@ def request(worker: str, payload: str | None, settings: Settings) -> Any:
     return tasks.TaskRequest(
         worker=_as_given(worker),
         payload=session.payload(payload),
-        parent_context_id=settings.parent_context_id,
-        source_id=settings.source_id,
+        parent_context_id=session.reference(settings.parent_context_id, "parent_context_id"),
+        source_id=session.reference(settings.source_id, "source_id"),
         meta=meta,
         settings=task_settings.from_texts(settings.given()),
     )
@@ -98,12 +101,14 @@ def retry(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
 
 
 async def _change(function: Any, id_: str, json: bool, where: Where) -> int:
-    from damad.cli import render, session
+    from damad.cli import render, session, waiting
 
-    async with session.opened(where):
+    async with session.opened(where) as ambient:
         state = await function(session.etl_context_id(id_))
-    if json:
-        render.as_json(state)
-    else:
-        print(f"task {state.etl_context_id} is {state.state}", file=sys.stderr)
+        if json:
+            render.as_json(state)
+        else:
+            print(f"task {state.etl_context_id} is {state.state}", file=sys.stderr)
+        if state.state == "cancelling":
+            waiting.hint_if_no_daemon(ambient)
     return 0

@@ -18,6 +18,8 @@ from damad.model import strict_json
 
 T = TypeVar("T")
 
+_LARGEST_ID = 2**63 - 1
+
 
 def configuration(where: Where, **given: Any) -> config.Config:
     """The configuration, with what the command line said."""
@@ -85,9 +87,17 @@ def _chosen(name: str | None, settings: config.Config) -> str:
 
 def etl_context_id(text: str) -> int:
     """The id that was given. Raises NotFound for what can be none."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20) or not 0 < int(text) < 2**63:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or not 0 < int(text) <= _LARGEST_ID:
         raise NotFound(f"there is no context {text!r}")
     return int(text)
+
+
+def reference(number: int | None, name: str) -> int | None:
+    """The id of another row that a flag names. Raises InvalidInput for what can be none."""
+    if number is None or 0 < number <= _LARGEST_ID:
+        return number
+    what = name.removesuffix("_id").replace("_", " ")
+    raise InvalidInput(f"there is no such {what}: {number}", pointer=f"/{name}")
 
 
 def payload(text: str | None) -> Any:
