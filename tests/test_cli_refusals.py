@@ -211,6 +211,7 @@ async def test_a_log_that_is_not_there(site: Site) -> None:
         ["tasks", "--state", "asleep"], ["tasks", "--nonsense"], ["run"], ["run", "ok.py", "--context", "1"],
         ["run", "ok.py", "--pdb", "--debug"], ["systemd", "nonsense"], ["show", "1", "2"], ["serve", "--port", "many"],
         ["events", "1", "--after-version", "x"], ["verify", "--nonsense"],
+        ["systemd", "print", "--folder", "absent"], ["systemd", "print", "--user", "a b"],
     ],
 )  # fmt: skip
 async def test_words_that_make_no_command(site: Site, words: list[str]) -> None:

@@ -72,8 +72,11 @@ def print_unit(*, user: str | None = None, folder: Path | None = None, where: Wh
         The working folder, where damad.toml and workers/ lie (this one).
     """
     from damad import systemd
+    from damad.errors import InvalidInput
 
     where = where or Where()
+    if folder is not None and not folder.is_dir():
+        raise InvalidInput(f"--folder {str(folder)!r} is no folder")
     options = [] if where.state_dir is None else ["--state-dir", str(where.state_dir.absolute())]
     options += [] if where.pg_env is None else ["--pg-env", where.pg_env]
     print(systemd.unit(working_folder=(folder or Path.cwd()).absolute(), user=user, options=options), end="")
