@@ -236,6 +236,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise ConfigError(f"{source}: port: {value} is no port; 0 to 65535")
     if name in ("lease", "poll_interval", "body_timeout") and value < 0.1:
         raise ConfigError(f"{source}: {name}: {value} s is too short; at least 100ms")
+    if name == "max_body" and value == 0:
+        raise ConfigError(f"{source}: max_body: 0 bytes are no body; at least 1")
     if any("\0" in str(text) for text in (value if isinstance(value, tuple) else (value,))):
         raise ConfigError(f"{source}: {name}: holds NUL")
     if name == "worker_roots" and not value:

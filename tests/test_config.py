@@ -125,6 +125,7 @@ WRONG = [
     ("poll_interval", "1ms"),
     ("wait_in_process", "x"),
     ("max_body", "big"),
+    ("max_body", "0"),
     ("body_timeout", "0"),
     ("log_limit", "-1"),
     pytest.param("log_limit", "9" * 5000, id="log_limit-of-5000-digits"),
