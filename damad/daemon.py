@@ -1,6 +1,6 @@
 """The daemon: puts the parts together and runs them as one group, until a signal asks it to stop.
 
-    configuration → state folder → Postgres → schema → one TaskGroup {HTTP, a supervisor for each pg_env}
+    configuration → state folder → port and socket → Postgres → schema → one TaskGroup {HTTP, supervisors, one a pg_env}
 
 Stopping leaves the workers' processes alone: the next daemon finds them by their records.
 """
@@ -27,7 +27,7 @@ from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.serving import serving
 from damad.http import auth
-from damad.http.app import Addresses, make_app, serve
+from damad.http.app import Addresses, make_app, serve, taken
 from damad.scheduler.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -63,13 +63,14 @@ async def _serve(settings: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    host_id, token = statefolder.make_host_id(settings.state_dir), auth.token(settings.state_dir)
     async with AsyncExitStack() as stack:
+        doors = await stack.enter_async_context(taken(settings))
         server = await stack.enter_async_context(_embedded(settings))
-        host_id = statefolder.make_host_id(settings.state_dir)
         databases = [await stack.enter_async_context(_database(name, dsn)) for name, dsn in _dsns(settings, server)]
         ready = [await _migrated(database, settings, first=True) for database in databases]
-        app = make_app(_contexts(databases, settings, host_id), settings=settings, token=auth.token(settings.state_dir))
-        addresses = await stack.enter_async_context(serve(app, settings))
+        app = make_app(_contexts(databases, settings, host_id), settings=settings, token=token)
+        addresses = await stack.enter_async_context(serve(app, doors))
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(_supervise(database, settings, host_id, server, migrated))

@@ -19,7 +19,7 @@ from damad.config import Config, Queue
 from damad.context import EtlContext, Host
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
-from damad.http.app import Addresses, make_app, serve
+from damad.http.app import Addresses, make_app, serve, taken
 from damad.http.shutdown import WAITS
 from damad.model.event import Event, RecordedEvent
 
@@ -134,7 +134,7 @@ async def running(folder: Path, dsn: str, **settings: Any) -> AsyncIterator[Hous
     app = make_app({PG_ENV: EtlContext(pg_env=PG_ENV, database=database, host=host)}, settings=config, token=TOKEN)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
-        addresses = await stack.enter_async_context(serve(app, config))
+        addresses = await stack.enter_async_context(serve(app, await stack.enter_async_context(taken(config))))
         client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"})
         await stack.enter_async_context(client)
         house = House(app, addresses, client)

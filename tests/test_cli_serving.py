@@ -139,6 +139,46 @@ async def test_a_port_that_is_taken_stops_the_start_with_one_line(site: Site) ->
     assert "Traceback" not in done.err
 
 
+@pytest_asyncio.fixture
+async def alone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A site for which a daemon would start an embedded Postgres."""
+    site = Site(tmp_path_factory.mktemp("alone"), {})
+    site.state_dir.mkdir(mode=0o700)
+    yield site
+    await site.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mode", "says"),
+    [
+        ("token", "", 0o600, "token"),
+        ("token", "secret\n", 0o644, "token"),
+        ("dama_host_id", "garbage\n", 0o600, "dama_host_id"),
+        ("damad.sock", "no socket", 0o600, "damad.sock"),
+    ],
+)
+async def test_a_wrong_file_in_the_state_folder_stops_the_start_before_postgres_starts(
+    alone: Site, name: str, content: str, mode: int, says: str
+) -> None:
+    (alone.state_dir / name).write_text(content)
+    (alone.state_dir / name).chmod(mode)
+    await stopped_before_postgres(alone, says)
+
+
+async def test_a_wrong_address_stops_the_start_before_postgres_starts(alone: Site) -> None:
+    await stopped_before_postgres(alone, "host 999.1.1.1", DAMAD_HOST="999.1.1.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        await stopped_before_postgres(alone, f"port {port}", port=port)
+
+
+async def stopped_before_postgres(site: Site, says: str, *, port: str = "0", **environment: str) -> None:
+    done = await site.damad("serve", "--port", port, **environment)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done
+    assert says in done.err
+    assert not (site.state_dir / "postgres").exists()
+
+
 async def test_serve_may_serve_one_pg_env_of_several(site: Site, empty: str) -> None:
     daemon = Daemon(site)
     await daemon.start("--pg-env", "local", DAMAD_PG_ENV_OTHER_DSN=empty)

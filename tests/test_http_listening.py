@@ -11,7 +11,9 @@ import aiohttp
 import pytest
 from http_support import SOON, House, Stream, running
 
+from damad.config import Config
 from damad.errors import ConfigError
+from damad.http.app import taken
 
 
 async def test_port_0_is_a_free_one_and_said(dsn: str, tmp_path: Path) -> None:
@@ -34,6 +36,23 @@ async def test_a_port_that_is_taken_is_one_line_that_names_it(dsn: str, tmp_path
             async with running(tmp_path, dsn, port=port):
                 pass
     assert not (tmp_path / "state" / "damad.sock").exists()
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "no.such.host.invalid", "a..b", "192.0.2.1", "x" * 300])
+async def test_a_host_that_is_not_here_is_one_line_that_names_it(dsn: str, tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match=f"host {host}") as refused:
+        async with running(tmp_path, dsn, host=host):
+            pass
+    assert "\n" not in str(refused.value)
+
+
+async def test_nobody_is_let_in_before_the_server_serves(tmp_path: Path) -> None:
+    async with taken(Config(state_dir=tmp_path, port=0)) as doors:
+        with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+            client.connect(doors.tcp.sockets[0].getsockname())
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(str(doors.path))
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_socket_is_gone_when_the_server_is(dsn: str, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -89,35 +89,67 @@ class Protocol(web.RequestHandler):
         return answer
 
 
+class Doors:
+    """The port and the socket of a server. They are taken, and nobody listens there until `serve` opens them."""
+
+    def __init__(self, path: Path, unix: socket.socket) -> None:
+        self.path = path
+        self.unix = unix
+        self.tcp: asyncio.Server
+        self.connect: Callable[[], Protocol]
+
+
 @asynccontextmanager
-async def serve(app: web.Application, settings: Config) -> AsyncIterator[Addresses]:
+async def taken(settings: Config) -> AsyncIterator[Doors]:
+    """Takes the port and the socket while the code inside runs: what is wrong with them is known before all else.
+
+    Raises ConfigError where one of them cannot be had.
+    """
+    path = settings.state_dir / SOCKET_NAME
+    with _claimed(path) as unix:
+        doors = Doors(path, unix)
+        doors.tcp = await _bound(doors, settings)
+        try:
+            yield doors
+        finally:
+            doors.tcp.close()
+
+
+async def _bound(doors: Doors, settings: Config) -> asyncio.Server:
+    host, port = settings.host, settings.port
+    try:
+        return await asyncio.get_running_loop().create_server(
+            lambda: doors.connect(), host, port, backlog=_BACKLOG, start_serving=False
+        )
+    except (OSError, UnicodeError) as error:  # UnicodeError: what can be no name of a host
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on host {host}, port {port}: {reason}") from None
+
+
+@asynccontextmanager
+async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
     """Listens while the code inside runs. At its end no new request is taken and streams end at once.
 
-    Raises ConfigError where the port or the socket cannot be had.
+    Raises ConfigError where somebody else began to listen on the port meanwhile.
     """
     loop = asyncio.get_running_loop()
-    path = settings.state_dir / SOCKET_NAME
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
     server = runner.server
     assert server is not None
     connect = partial(Protocol, server, loop=loop)
+    doors.connect = partial(connect, trusted=False)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
-        unix = stack.enter_context(_claimed(path))
-        stack.callback((await loop.create_unix_server(partial(connect, trusted=True), sock=unix)).close)
-        tcp = await _listen(partial(connect, trusted=False), settings)
-        stack.callback(tcp.close)
-        host, port = tcp.sockets[0].getsockname()[:2]
-        yield Addresses(url=_url(host, port), host=host, port=port, socket=path)
-
-
-async def _listen(connect: Any, settings: Config) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    try:
-        return await loop.create_server(connect, settings.host, settings.port, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}") from None
+        unix = await loop.create_unix_server(partial(connect, trusted=True), sock=doors.unix, backlog=_BACKLOG)
+        stack.callback(unix.close)
+        stack.callback(doors.tcp.close)
+        host, port = doors.tcp.sockets[0].getsockname()[:2]
+        try:
+            await doors.tcp.start_serving()
+        except OSError as error:
+            raise ConfigError(f"cannot listen on host {host}, port {port}: {error.strerror}") from None
+        yield Addresses(url=_url(host, port), host=host, port=port, socket=doors.path)
 
 
 def _url(host: str, port: int) -> str:
@@ -126,7 +158,7 @@ def _url(host: str, port: int) -> str:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket at the path, which is removed in the end if it is still ours.
+    """A Unix socket at the path, which is removed in the end if it is still ours.
 
     One that a dead daemon left is replaced; the folder is locked meanwhile, so that two who start do not take each
     other's. Raises ConfigError where a daemon listens there, or something that is no socket is in the way.
@@ -176,7 +208,6 @@ def _bind(name: str) -> socket.socket:
     before = os.umask(0o177)
     try:
         unix.bind(name)
-        unix.listen(_BACKLOG)
     except OSError:
         unix.close()
         raise
