@@ -214,20 +214,32 @@ def _converted(name: str, sourced: _Sourced) -> Any:
         elif name in _SIZES:
             value = units.size(value)
         elif name == "port":
-            value = msgspec.convert(value, int, strict=False)
+            value = units.whole_number(value)
         elif name == "auto_migrate":
-            value = msgspec.convert(value, bool, strict=False)
+            value = units.yes_or_no(value)
         elif name == "worker_roots":
-            value = tuple(Path(root).absolute() for root in msgspec.convert(value, list[str]) if root)
+            value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")
         elif name == "state_dir":
-            value = Path(msgspec.convert(value, str)).expanduser().absolute()
+            value = Path(_text(value)).expanduser().absolute()
         else:
-            value = msgspec.convert(value, str)
-    except (InvalidInput, msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: ~nobody has no home
+            value = _text(value)
+    except (InvalidInput, RuntimeError) as error:  # RuntimeError: ~nobody has no home
         raise ConfigError(f"{sourced.source}: {name}: {error}") from None
     if name in ("host", "state_dir") and not sourced.value:
         raise ConfigError(f"{sourced.source}: {name}: is empty")  # that would listen everywhere, or fill this folder
     _check(name, value, sourced.source)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{value!r} is no text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{value!r} is no list of folders")
     return value
 
 
@@ -252,6 +264,8 @@ def _check_name(kind: str, name: str, table: Mapping[str, _Sourced]) -> None:
 
 def _dsn(name: str, table: dict[str, _Sourced]) -> str:
     _check_name("pg_env", name, table)
+    if len(table) > 1:
+        raise ConfigError(f"{table['dsn'].source}: pg_env {name!r} has both dsn and dsn_file; one of them is enough")
     chosen = table.get("dsn") or table.get("dsn_file")
     if chosen is None:
         raise ConfigError(f"pg_env {name!r} has neither dsn nor dsn_file")
@@ -276,15 +290,15 @@ def _queue(name: str, table: dict[str, _Sourced]) -> Queue:
         value = sourced.value
         try:
             if setting == "concurrency":
-                own[setting] = msgspec.convert(value, int, strict=False)
+                own[setting] = units.whole_number(value)
             elif setting == "shared":
-                own[setting] = msgspec.convert(value, bool, strict=False)
+                own[setting] = units.yes_or_no(value)
             elif setting == "run_in":
                 own[setting] = value
             else:
                 defaults |= settings.from_texts({setting: value}) if isinstance(value, str) else {setting: value}
             _check_queue(setting, own.get(setting), defaults)
-        except (InvalidInput, msgspec.ValidationError) as error:
+        except InvalidInput as error:
             raise ConfigError(f"{sourced.source}: {setting}: {error}") from None
     return Queue(**own, defaults=_without_worker(settings.parse({"worker": "-", **defaults})))
 

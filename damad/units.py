@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them.
+"""Durations, sizes, numbers and yes or no as people write them.
 
 A duration is a number of seconds, or a text like "250ms", "30s", "10m", "2h", "1d".
 A size is a number of bytes, or a text like "512kB", "10MB", "2GB" (powers of 1,000).
@@ -6,6 +6,8 @@ A size is a number of bytes, or a text like "512kB", "10MB", "2GB" (powers of 1,
 
 import re
 from typing import Any, Final
+
+import msgspec
 
 from damad.errors import InvalidInput
 
@@ -42,3 +44,19 @@ def size(value: Any, *, pointer: str | None = None) -> int:
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= _LARGEST:
         return found
     raise InvalidInput(f"{value!r} is no size; give bytes, or a number and kB, MB or GB, like 10MB", pointer=pointer)
+
+
+def whole_number(value: Any, *, pointer: str | None = None) -> int:
+    """The whole number, also out of a text. Raises InvalidInput for what is none."""
+    try:
+        return msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        raise InvalidInput(f"{value!r} is no whole number", pointer=pointer) from None
+
+
+def yes_or_no(value: Any, *, pointer: str | None = None) -> bool:
+    """The truth value, also out of a text or of 1 and 0. Raises InvalidInput for what is none."""
+    try:
+        return msgspec.convert(value, bool, strict=False)
+    except msgspec.ValidationError:
+        raise InvalidInput(f"{value!r} is neither true nor false", pointer=pointer) from None

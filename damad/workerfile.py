@@ -49,7 +49,10 @@ def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:
     if not stat.S_ISREG(mode):
         raise InvalidWorker(f"worker {worker!r} is not a regular file", pointer=pointer)
     if path.suffix not in SUFFIXES:
-        raise InvalidWorker(f"worker {worker!r} is in no known language: {', '.join(SUFFIXES)}", pointer=pointer)
+        raise InvalidWorker(
+            f"worker {worker!r} is in no language that damad runs: its name ends in none of {', '.join(SUFFIXES)}",
+            pointer=pointer,
+        )
     for place in (path, *path.parents):
         if place.stat().st_mode & stat.S_IWOTH:
             raise InvalidWorker(f"worker {worker!r} can be written by others: chmod o-w {place}", pointer=pointer)

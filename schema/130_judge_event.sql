@@ -56,7 +56,9 @@ CREATE OR REPLACE FUNCTION data_manager.judge_event()
       SELECT next_state INTO after FROM data_manager.transitions t WHERE t.state = before AND t.kind = this_kind;
       IF after IS NULL OR (this_kind = 'CLAIMED' AND (NEW.payload ->> 'fence')::bigint <= task.fence) THEN
         PERFORM data_manager.refuse('DA001',
-          format('%s may not follow in context %s, which is %s', NEW.type, NEW.etl_context_id, before),
+          CASE WHEN before = 'new'
+            THEN format('the first event of context %s must be its :INITIAL, not %s', NEW.etl_context_id, NEW.type)
+            ELSE format('%s may not follow in context %s, which is %s', NEW.type, NEW.etl_context_id, before) END,
           jsonb_build_object('etl_context_id', NEW.etl_context_id, 'type', NEW.type, 'state', before));
       END IF;
 

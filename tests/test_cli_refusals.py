@@ -38,7 +38,7 @@ async def refused(site: Site, *words: str, says: tuple[str, ...] = (), **environ
         ("../outside.py", "outside"),
         ("/etc/passwd", "outside"),
         ("folder.py", "regular"),
-        ("ok.txt", "language"),
+        ("ok.txt", "no language that damad runs: its name ends in none of .py"),
         ("open.py", "written by others"),
         ("open/inner.py", "written by others"),
         ("link.py", "outside"),
@@ -71,11 +71,15 @@ async def test_a_payload_that_is_no_json(site: Site, payload: str) -> None:
     await refused(site, "queue", "ok.py", "--payload", payload, says=("payload",))
 
 
+async def test_an_empty_payload_is_called_what_it_is(site: Site) -> None:
+    await refused(site, "queue", "ok.py", "--payload", "", says=("damad: --payload is empty",))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--no-such-setting", "1"], "no-such-setting"),
-        (["--retry-limit", "many"], "retry_limit"),
+        (["--retry-limit", "many"], "retry_limit 'many' is no whole number"),
         (["--retry-limit", "-1"], "retry_limit"),
         (["--retry-limit", "1.5"], "retry_limit"),
         (["--priority", "99999999999"], "priority"),

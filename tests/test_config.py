@@ -292,6 +292,29 @@ def test_a_wrong_pg_env_or_queue_names_its_variable(variable: str, value: str) -
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("port", "abc", "port: 'abc' is no whole number"),
+        ("auto_migrate", "maybe", "auto_migrate: 'maybe' is neither true nor false"),
+        ("queue_gpu_concurrency", "many", "concurrency: 'many' is no whole number"),
+        ("queue_gpu_retry_limit", "many", "retry_limit 'many' is no whole number"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_what_is_wanted(name: str, value: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        loaded(**{f"DAMAD_{name.upper()}": value})
+
+
+def test_a_dsn_and_a_dsn_file_at_the_same_place_are_one_too_many() -> None:
+    local("[pg_env.main]\ndsn = 'postgresql://x'\ndsn_file = 'secret'")
+    with pytest.raises(ConfigError, match=r"damad\.toml.* both dsn and dsn_file"):
+        loaded()
+    local("")
+    with pytest.raises(ConfigError, match=r"DAMAD_PG_ENV_MAIN_DSN: .*'main' has both dsn and dsn_file"):
+        loaded(DAMAD_PG_ENV_MAIN_DSN="postgresql://x", DAMAD_PG_ENV_MAIN_DSN_FILE="secret")
+
+
 def test_a_pg_env_without_a_dsn_is_named() -> None:
     local("[pg_env.main]")
     with pytest.raises(ConfigError, match="main"):

@@ -132,6 +132,7 @@ async def test_what_the_log_s_state_forbids_is_409_and_says_why(house: House) ->
     async with house.post(f"/contexts/{id_}/events", {"type": ":LOADED"}) as response:
         document = await refusal(response, 409, "illegal-transition")
     assert (document["state"], document["event_type"]) == ("new", ":LOADED")
+    assert document["detail"] == f"the first event of context {id_} must be its :INITIAL, not :LOADED"
     for type_, status in ((":INITIAL", 201), (":INITIAL", 409), (":FINAL", 201), (":FINAL", 409), (":LATE", 409)):
         async with house.post(f"/contexts/{id_}/events", {"type": type_}) as response:
             assert response.status == status, await response.text()

@@ -197,6 +197,22 @@ async def test_a_parameter_that_does_not_fit_is_refused(house: House, query: str
         assert (await refusal(response, 422, "invalid-input"))["parameter"] == parameter
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/tasks?limit=01", "'limit' is '01'; it is to be a whole number from 1 to 1000, in plain digits"),
+        ("/tasks?parent=x", "'parent' is 'x'; it is to be a whole number from 1 to 9223372036854775807"),
+        ("/tasks?queue=", "'queue' is ''; it is to be a text of 1 to 255 characters"),
+        ("/contexts/1/events?type=a,", "'type' is 'a,'; it is to be a text of 1 to 255 characters"),
+        ("/contexts/1/events?tree=perhaps", "'tree' is 'perhaps'; it is to be true or false"),
+        ("/contexts/1/logs?attempt=-1", "'attempt' is '-1'; it is to be a whole number from 1 to 2147483647"),
+    ],
+)
+async def test_a_parameter_that_does_not_fit_is_told_what_is_wanted(house: House, path: str, says: str) -> None:
+    async with house.get(path) as response:
+        assert says in (await refusal(response, 422, "invalid-input"))["detail"]
+
+
 async def test_a_queued_task_is_cancelled_at_once(house: House) -> None:
     id_ = await house.new_task()
     async with house.post(f"/contexts/{id_}/cancel") as response:

@@ -143,10 +143,19 @@ def test_a_flag_and_a_variable_are_texts_that_mean_the_same(name: str, text: str
     assert parse({"worker": "x", **from_texts({name: text})}) == {"worker": "x", name: value}
 
 
-@pytest.mark.parametrize("name", ["priority", "retry_limit", "retry_backoff"])
-def test_a_text_that_does_not_fit_is_refused_by_its_name(name: str) -> None:
-    with pytest.raises(InvalidInput, match=name):
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("priority", "no whole number"), ("retry_limit", "no whole number"), ("retry_backoff", "neither true nor false")],
+)
+def test_a_text_that_does_not_fit_is_refused_by_its_name_and_told_what_is_wanted(name: str, wanted: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{name} 'many' is {wanted}$"):
         from_texts({name: "many"})
+
+
+@pytest.mark.parametrize(("name", "bound"), [("retry_limit", "0 to 2147483647"), ("priority", "-2147483648 to")])
+def test_a_number_beyond_its_bounds_is_told_both(name: str, bound: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name} is a number from {bound}"):
+        parse({"worker": "x", name: 2**31})
 
 
 @pytest.mark.parametrize("text", ["a", "default", "gpu_2", "a_", "a" * 63])

@@ -112,6 +112,23 @@ def test_the_outermost_values_that_fit_are_taken(body: bytes, value: Any) -> Non
     assert decode(body)[0] == value
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"1e999", "too large for a double at the top"),
+        (b"[-1e999]", "too large for a double at /0"),
+        (b'{"a": 1e-400}', "too small for a double at /a"),
+        (b"1" * 5000, "--payload holds a number"),
+        (b"", "--payload is empty"),
+        (b"\xef\xbb\xbf{}", "--payload begins with a byte order mark"),
+        (b"\xff", "--payload is not UTF-8"),
+    ],
+)
+def test_a_refusal_says_in_words_what_is_wrong_with_what(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        decode(body, called="--payload")
+
+
 def test_64_levels_are_taken() -> None:
     assert decode(b"[" * 64 + b"]" * 64)[0]
 

@@ -118,6 +118,7 @@ def payload(text: str | None) -> Any:
 def parse_json(text: str, what: str) -> Any:
     """The value that a text holds. Raises InvalidJson, which names `what` was given."""
     try:
-        return strict_json.decode(text.encode("utf-8", "surrogateescape"))[0]
+        return strict_json.decode(text.encode("utf-8", "surrogateescape"), called=what)[0]
     except InvalidInput as error:
-        raise InvalidJson(f"{what}: {error}", pointer=error.pointer) from None
+        named = str(error) if what in str(error) else f"{what}: {error}"
+        raise InvalidJson(named, pointer=error.pointer) from None

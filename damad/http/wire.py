@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
-from msgspec.inspect import BoolType, FloatType, IntType, NoneType, StructType, UnionType, VarTupleType, type_info
+from msgspec.inspect import BoolType, IntType, NoneType, StrType, StructType, UnionType, VarTupleType, type_info
 
 from damad.config import Config
 from damad.errors import InvalidInput, NotFound, Unavailable
@@ -36,7 +36,6 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _LARGE: Final = 64 * 1024
 """Bytes from which a body is decoded in a thread, so that other requests are served meanwhile."""
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
-_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BOOLEANS: Final = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -95,9 +94,11 @@ def query(request: web.Request, shape: type[S]) -> S:
     try:
         return msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
-        reason, path = misfit(error)
-        name = path[0] if path else ""
-        raise InvalidInput(f"the parameter {name!r}: {reason}", parameter=name) from None
+        name = misfit(error)[1][0]
+        text = ",".join(request.query.getall(name))
+        raise InvalidInput(
+            f"the parameter {name!r} is {text[:80]!r}; it is to be {_wanted(shape, name)}", parameter=name
+        ) from None
 
 
 def context_id(request: web.Request) -> int:
@@ -161,26 +162,39 @@ async def _ask_for_it(request: web.Request) -> None:
         request.writer.output_size = 0  # The answer itself has not begun.
 
 
+def _wanted(shape: type[msgspec.Struct], name: str) -> str:
+    """What a parameter takes, in words."""
+    info = next(field.type for field in _fields(shape) if field.encode_name == name)
+    one = _not_none(info.item_type if isinstance(info, VarTupleType) else info)
+    if isinstance(one, IntType):
+        return f"a whole number from {one.ge} to {one.le}, in plain digits"
+    if isinstance(one, StrType):
+        return f"a text of {one.min_length} to {one.max_length} characters"
+    return "true or false"
+
+
 @cache
 def _kinds(shape: type[msgspec.Struct]) -> dict[str, type[msgspec.inspect.Type]]:
+    return {field.encode_name: type(_not_none(field.type)) for field in _fields(shape)}
+
+
+def _fields(shape: type[msgspec.Struct]) -> tuple[msgspec.inspect.Field, ...]:
     info = type_info(shape)
     assert isinstance(info, StructType)
-    return {field.encode_name: _kind(field.type) for field in info.fields}
+    return info.fields
 
 
-def _kind(info: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
+def _not_none(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
     """The one sort of value that a parameter takes; that it may be left out does not count."""
     if isinstance(info, UnionType):
-        return next(type(one) for one in info.types if not isinstance(one, NoneType))
-    return type(info)
+        return next(one for one in info.types if not isinstance(one, NoneType))
+    return info
 
 
 def _plain(text: str, kind: type[msgspec.inspect.Type]) -> Any:
     """The text as what it is to be, or as it is if it is no such thing: then it will not fit, and that says why."""
     if kind is IntType and _INTEGER.fullmatch(text):
         return int(text)
-    if kind is FloatType and _DECIMAL.fullmatch(text):
-        return float(text)
     if kind is BoolType:
         return _BOOLEANS.get(text, text)
     return text

@@ -54,6 +54,14 @@ class NotJson(ValueError):
         return "".join(f"/{step}" for step in steps)[:_LONGEST_POINTER]
 
 
+class NotFinite(NotJson):
+    """A double that is infinite or no number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(f"{number}, which is no JSON number,")
+        self.number = number
+
+
 def check(value: Any) -> int:
     """Raises NotJson unless `value` is made of None, bool, 64-bit int, finite float, str, list, tuple and dict.
 
@@ -166,6 +174,6 @@ def _check_text(text: str) -> None:
 
 def _check_double(number: float) -> int:
     if not math.isfinite(number):
-        raise NotJson(f"{number}, which is no JSON number,")
+        raise NotFinite(number)
     exponent = abs(math.frexp(number)[1])
     return 0 if exponent <= _PLAIN_EXPONENT else int(exponent * math.log10(2)) + 1

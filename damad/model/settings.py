@@ -71,17 +71,13 @@ def from_texts(given: dict[str, str]) -> dict[str, Any]:
 
     Raises InvalidInput that names the setting whose text does not fit.
     """
-    sorts = msgspec.structs.fields(TaskSettings)
-    by_name = {field.name: field.type for field in sorts}
+    readers = {**dict.fromkeys(_INTEGERS, units.whole_number), "retry_backoff": units.yes_or_no}
     plain: dict[str, Any] = {}
     for name, text in given.items():
-        if name in _DURATIONS or name not in by_name:
-            plain[name] = text
-            continue
         try:
-            plain[name] = msgspec.convert(text, by_name[name], strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidInput(f"{name} {text!r}: {error}", pointer=f"/{name}", setting=name) from None
+            plain[name] = readers[name](text) if name in readers else text
+        except InvalidInput as error:
+            raise InvalidInput(f"{name} {error}", pointer=f"/{name}", setting=name) from None
     return plain
 
 
@@ -114,9 +110,11 @@ def _is_in_range(moment: datetime) -> bool:
 
 def _check_ranges(settings: TaskSettings, pointer: str) -> None:
     if not 0 <= settings.retry_limit < _POSTGRES_INT:
-        raise InvalidInput("retry_limit is a number from 0", pointer=f"{pointer}/retry_limit")
+        raise InvalidInput(f"retry_limit is a number from 0 to {_POSTGRES_INT - 1}", pointer=f"{pointer}/retry_limit")
     if not -_POSTGRES_INT <= settings.priority < _POSTGRES_INT:
-        raise InvalidInput("priority is a 32-bit number", pointer=f"{pointer}/priority")
+        raise InvalidInput(
+            f"priority is a number from {-_POSTGRES_INT} to {_POSTGRES_INT - 1}", pointer=f"{pointer}/priority"
+        )
     if not is_name(settings.queue):
         raise InvalidInput(
             f"queue {settings.queue!r} is no name: a-z, then a-z 0-9 _, at most 63", pointer=f"{pointer}/queue"

@@ -13,15 +13,15 @@ from typing import Any
 
 from damad.errors import InvalidInput, InvalidJson
 from damad.model import json_value
-from damad.model.json_value import MAX_DEPTH, NotJson
+from damad.model.json_value import MAX_DEPTH, NotFinite, NotJson
 
 
-def decode(body: bytes) -> tuple[Any, int]:
+def decode(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
     """The value of a JSON text, and how many bytes more than the text it takes when it is read back from jsonb.
 
-    Raises InvalidJson and InvalidInput, which say where.
+    Raises InvalidJson and InvalidInput, which say where. `called`: what their messages call the text.
     """
-    text = _text(body)
+    text = _text(body, called)
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_double)
     except json.JSONDecodeError as error:
@@ -30,23 +30,27 @@ def decode(body: bytes) -> tuple[Any, int]:
         raise InvalidJson(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError:
         # Python converts no integer of thousands of digits.
-        raise InvalidInput("the body holds a number that 64 bits cannot hold") from None
+        raise InvalidInput(f"{called} holds a number that 64 bits cannot hold") from None
     try:
         return value, json_value.check(value)
+    except NotFinite as misfit:  # a text has neither NaN nor Infinity: it is what _double made
+        size = "small" if math.isnan(misfit.number) else "large"
+        place = misfit.pointer or "the top"
+        raise InvalidInput(f"a number that is too {size} for a double at {place}", pointer=misfit.pointer) from None
     except NotJson as misfit:
         kind = InvalidJson if misfit.malformed else InvalidInput
         raise kind(str(misfit), pointer=misfit.pointer) from None
 
 
-def _text(body: bytes) -> str:
+def _text(body: bytes, called: str) -> str:
     if not body.strip():
-        raise InvalidJson("the body is empty; it should be JSON")
+        raise InvalidJson(f"{called} is empty; it should be JSON")
     if body.startswith(codecs.BOM_UTF8):
-        raise InvalidJson("the body begins with a byte order mark")
+        raise InvalidJson(f"{called} begins with a byte order mark")
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise InvalidJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise InvalidJson(f"{called} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
