@@ -145,7 +145,7 @@ async def test_a_lease_is_renewed_while_somebody_holds_the_context(
         async with asyncio.timeout(SOON):
             assert await leases.renew(store.database, id_, 1, 60.0)
             await leases.set_waiting(store.database, id_, 1, True)
-            assert [task.waiting for task in await schedule.held()] == [True]
+            assert [task.waiting for task in (await schedule.held()).tasks] == [True]
 
 
 async def test_what_a_host_holds_is_known_with_how_it_started(store: EventStore, schedule: Schedule) -> None:
@@ -153,10 +153,10 @@ async def test_what_a_host_holds_is_known_with_how_it_started(store: EventStore,
     await claim(schedule, lease=0.0)
     started = {"attempt": 1, "pid": 4711, "start_time": 7, "boot_id": "b"}
     await append(store, id_, "dama/task:STARTED", payload=started, fence=1)
-    (held,) = await schedule.held()
+    (held,) = (await schedule.held()).tasks
     assert (held.etl_context_id, held.state, held.fence, held.attempt) == (id_, "running", 1, 1)
     assert (held.started, held.holder, held.lease_over) == (started, "me", True)
-    assert await Schedule(store.database, ELSEWHERE).held() == []
+    assert (await Schedule(store.database, ELSEWHERE).held()).tasks == []
 
 
 async def test_one_task_may_be_claimed_by_name_where_its_state_allows_it(store: EventStore, schedule: Schedule) -> None:

@@ -28,6 +28,13 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     started: dict[str, Any] | None
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """What a host holds, and what time Postgres said that it was then."""
+
+    at: datetime
+    tasks: list[HeldTask]
+
+
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
     """How a task ended whose process may still live."""
 
@@ -44,15 +51,16 @@ class Schedule:
         self._database = database
         self._host_id = UUID(host_id)
 
-    async def held(self) -> list[HeldTask]:
+    async def held(self) -> Holding:
         """What this host holds."""
         rows = await self._database.fetch("held", self._host_id)
-        return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
+        held = [row for row in rows if row["etl_context_id"] is not None]
+        return Holding(rows[0]["at"], [_held_task(row) for row in held])
 
     async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
         """Tasks of these queues, which are shared, whose lease ran out on another host."""
         rows = await self._database.fetch("expired", list(queues), self._host_id)
-        return [HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__}) for row in rows]
+        return [_held_task(row) for row in rows]
 
     async def take_over(self, etl_context_id: int, fence: int, *, on: Any) -> None:
         """Ends the database sessions of a run whose lease is over, and holds its context in the caller's transaction.
@@ -100,3 +108,7 @@ class Schedule:
         await self._database.fetch(
             "claim_one", etl_context_id, self._host_id, holder, timedelta(seconds=lease), on=on, repeatable=False
         )
+
+
+def _held_task(row: Any) -> HeldTask:
+    return HeldTask(**{name: row[name] for name in HeldTask.__struct_fields__})

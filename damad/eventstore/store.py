@@ -82,7 +82,8 @@ class TaskState(State, frozen=True, kw_only=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner needs to know of a claimed task. `attempt`: the number that its next run has."""
+    """What a runner needs to know of a claimed task. `attempt`: the number that its next run has · `at`: what time
+    Postgres says that it is, for whatever is to be due in a while."""
 
     etl_context_id: int
     parent_context_id: int | None
@@ -94,6 +95,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     crashes: int
     settings: dict[str, Any]
+    at: datetime
     initial_event: RecordedEvent
 
 

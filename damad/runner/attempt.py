@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -199,7 +198,7 @@ class Attempt:
             result,
             retry.Counts(task.errors, task.crashes),
             settings=self.settings,
-            now=datetime.now(UTC),
+            now=task.at,
             random=random.random(),
         )
         return await self._conclude(verdict, exit_code)

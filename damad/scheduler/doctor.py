@@ -62,7 +62,7 @@ async def _clock(ambient: EtlContext, _settings: config.Config) -> Finding:
     before = time.time()
     (row,) = await ambient.store.database.fetch("server")
     skew = row["clock"] - (before + time.time()) / 2
-    advice = "let both clocks follow the same time server: leases go by that of Postgres, retries by this one"
+    advice = "let both clocks follow the same time server: tasks go by that of Postgres, log lines by this one"
     well = abs(skew) <= _MOST_SKEW
     return Finding("clock", well, f"Postgres is {skew:+.3f} s from this host", None if well else advice)
 

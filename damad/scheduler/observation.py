@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from damad import processes
 from damad.processes import Process
 from damad.runner import records
 from damad.scheduler import decisions
+from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Observed
 
 Key = tuple[int, int]
@@ -26,9 +27,10 @@ Key = tuple[int, int]
 class Observer:
     """Looks at the processes of one pg_env's runs, wakes the supervisor when one ends, and sends them signals."""
 
-    def __init__(self, state_dir: Path, pg_env: str, wake: Callable[[], None]) -> None:
+    def __init__(self, state_dir: Path, pg_env: str, clock: Clock, wake: Callable[[], None]) -> None:
         self._state_dir = state_dir
         self._pg_env = pg_env
+        self._clock = clock
         self._wake = wake
         self._starting: set[Key] = set()
         self._launched: set[Key] = set()
@@ -99,11 +101,11 @@ class Observer:
         exit_ = records.read_exit(self.folder(key))
         if exit_ is None:
             return None
-        return decisions.Exit(exit_.exit_code, exit_.signal, exit_.oom, datetime.fromtimestamp(exit_.ended_at, UTC))
+        return decisions.Exit(exit_.exit_code, exit_.signal, exit_.oom, self._clock.of_host(exit_.ended_at))
 
     def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> None:
         """Asks a run to stop, or ends it with everything it left."""
-        self._asked.setdefault(key, datetime.now(UTC))
+        self._asked.setdefault(key, self._clock.now())
         if (coroutine := self._coroutines.get(key)) is not None:
             coroutine.cancel()
             return

@@ -7,7 +7,7 @@ Nothing it keeps in memory matters: what it knows it can learn again from the lo
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from damad.model.event import Event
 from damad.runner import indaemon
 from damad.runner.attempt import Attempt, Claim
 from damad.scheduler import decisions, launcher
+from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
 from damad.scheduler.observation import Key, Observer
 
@@ -65,7 +66,8 @@ class Supervisor:
         self._store = EventStore(database)
         self._schedule = Schedule(database, host_id)
         self.holder = processes.as_holder(processes.myself(), host_id)
-        self._observer = Observer(settings_.state_dir, database.pg_env, self._wake)
+        self._clock = Clock()
+        self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._wake)
         self._bell: listener.Subscription | None = None
         self._quiet = asyncio.Event()
         self._failed_launches = 0
@@ -125,7 +127,9 @@ class Supervisor:
 
     async def round(self) -> float:
         """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
-        tasks = [task for task in await self._schedule.held() if self._is_ours(task.etl_context_id)]
+        holding = await self._schedule.held()
+        self._clock.set(holding.at)
+        tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
         moments = [await self._alone(self._attend(task), poll, etl_context_id=task.etl_context_id) for task in tasks]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
@@ -134,7 +138,8 @@ class Supervisor:
             self._quiet.set()
         due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
         if self._only is not None:
-            claimed = await self._claim_one(self._only) or await self._claim_descendants(self._only, tasks)
+            moments.append(await self._claim_one(self._only))
+            claimed = await self._claim_descendants(self._only, tasks)
         else:
             claimed = await self._claim([_held(task, self.holder, self._host_id) for task in tasks])
         if claimed:
@@ -153,7 +158,7 @@ class Supervisor:
 
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
-        now = datetime.now(UTC)
+        now = self._clock.now()
         held, seen = _held(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
         decision = decisions.decide(
             held, seen, now=now, grace=self._config.grace, failed_launches=self._failed_launches
@@ -179,7 +184,7 @@ class Supervisor:
                 await self._start(task)
             case Release(_, delay):
                 self._failed_launches += delay > 0
-                await self._append(task, *_said(decision, held))
+                await self._append(task, *_said(decision, held, self._clock.now()))
                 self._observer.forget(key)
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
@@ -187,13 +192,13 @@ class Supervisor:
                 failpoints.hit("supervisor.killed")
             case Conclude(failure):
                 failpoints.hit("supervisor.verdict")
-                await self._append(task, *_said(decision, held))
+                await self._append(task, *_said(decision, held, self._clock.now()))
                 log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
                          attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
                 failpoints.hit("supervisor.concluded")
                 self._observer.forget(key)
             case Cancelled():
-                await self._append(task, *_said(decision, held))
+                await self._append(task, *_said(decision, held, self._clock.now()))
                 self._observer.forget(key)
 
     async def _append(self, task: HeldTask, *new: Event, on: Any = None) -> None:
@@ -222,7 +227,7 @@ class Supervisor:
                 continue  # a process of a database that was restored, say: not known here, so not ours to stop
             by_itself = end.fence == end.end_fence == key[1]
             kill = decisions.decide_leftover(
-                seen, now=datetime.now(UTC), grace=self._config.grace, ended_at=end.ended_at, by_itself=by_itself
+                seen, now=self._clock.now(), grace=self._config.grace, ended_at=end.ended_at, by_itself=by_itself
             )
             if kill is not None:
                 log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
@@ -237,11 +242,11 @@ class Supervisor:
         for task in await self._schedule.expired(shared):
             held = _held(task, self.holder, self._host_id)
             lost = decisions.Observed(process=decisions.LOST)
-            decision = decisions.decide(held, lost, now=datetime.now(UTC), grace=self._config.grace)
+            decision = decisions.decide(held, lost, now=self._clock.now(), grace=self._config.grace)
             try:
                 async with self._store.transaction() as connection:
                     await self._schedule.take_over(task.etl_context_id, task.fence, on=connection)
-                    await self._append(task, *_said(decision, held), on=connection)
+                    await self._append(task, *_said(decision, held, self._clock.now()), on=connection)
             except (Conflict, ContextBusy) as refused:
                 log.debug("a task was not taken over", etl_context_id=task.etl_context_id, reason=str(refused))
             else:
@@ -262,12 +267,20 @@ class Supervisor:
             failpoints.hit("supervisor.claimed")
         return bool(claimed)
 
-    async def _claim_one(self, etl_context_id: int) -> bool:
-        """Claims the one task if it may run now. (Another daemon may be faster: then it runs there.)"""
+    async def _claim_one(self, etl_context_id: int) -> float:
+        """Claims the one task if it may run now. (Another daemon may be faster: then it runs there.)
+
+        Returns the seconds until it should be looked at again.
+        """
         state = await self._store.state(etl_context_id)
-        due = isinstance(state, TaskState) and state.run_at <= datetime.now(UTC)
-        if not due or state.state not in ("queued", "retrying"):
-            return False
+        if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
+            return self._config.poll_interval
+        early = (state.run_at - self._clock.now()).total_seconds()
+        if early > 0:
+            return early
+        return 0.0 if await self._could_claim(etl_context_id) else self._config.poll_interval
+
+    async def _could_claim(self, etl_context_id: int) -> bool:
         try:
             await self.claim(etl_context_id)
         except Conflict:
@@ -285,7 +298,7 @@ class Supervisor:
         claimed = set()
         for queue, ids in ready.items():
             slots = decisions.free_slots(queue, self._config.queue(queue).concurrency, held)
-            claimed |= {id_ for id_ in ids[:slots] if await self._claim_one(id_)}
+            claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
         self._descendants |= claimed
         return bool(claimed)
 
@@ -341,9 +354,8 @@ async def _guarded(coroutine: Awaitable[None]) -> None:
         log.exception("a run in the daemon ended without a word")
 
 
-def _said(decision: decisions.Decision | None, held: Held) -> list[Event]:
+def _said(decision: decisions.Decision | None, held: Held, now: datetime) -> list[Event]:
     """The events that say a decision: what the log needs to know of it."""
-    now = datetime.now(UTC)
     match decision:
         case Release(reason, delay):
             run_at = {"run_at": (now + timedelta(seconds=delay)).isoformat()} if delay else {}
