@@ -55,7 +55,8 @@ class Feed:
         (now,) = await self._database.fetch("feed_now")
         if cursor is None:
             cursor = Cursor(now["system_id"], now["timeline"], None, None, 0)
-        if (cursor.system_id, cursor.timeline) != (now["system_id"], now["timeline"]):
+        known = (cursor.system_id, cursor.timeline) == (now["system_id"], now["timeline"])
+        if not known or _is_of_the_future(cursor, now["snapshot"]):
             raise CursorGone("the cursor is of another cluster, or of a past that was restored over; begin again")
         showing = cursor.showing or now["snapshot"]
         if cursor.shown is None:
@@ -83,3 +84,13 @@ class Feed:
                 cursor = page.cursor
                 if not page.full:
                     await bell.wait(POLL_INTERVAL)
+
+
+def _is_of_the_future(cursor: Cursor, snapshot: str) -> bool:
+    """True if the cursor has seen transactions that were not begun yet: older files were put back since."""
+    seen = cursor.showing or cursor.shown
+    return seen is not None and _next_transaction(seen) > _next_transaction(snapshot)
+
+
+def _next_transaction(snapshot: str) -> int:
+    return int(snapshot.split(":")[1])
