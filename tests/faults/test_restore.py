@@ -33,16 +33,29 @@ class Cluster:
     async def stop(self) -> None:
         await asyncio.to_thread(self.server.leave)
 
-    async def standby(self, folder: Path) -> "Cluster":
-        """A standby of this one, made by pg_basebackup, that follows it."""
+    async def backup(self, folder: Path, *more: str) -> "Cluster":
+        """A base backup of this one while it runs, not started yet."""
         made = Cluster(folder)
         made.server.folder.mkdir(parents=True, mode=0o700)
-        host = f"host={self.server._socket_dir()} user=damad"
-        await asyncio.to_thread(
-            self.server._run, "pg_basebackup", "-D", made.server.data, "-d", host, "-X", "stream", "-c", "fast", "-R"
-        )
+        source = ("-d", f"host={self.server._socket_dir()} user=damad", "-X", "stream", "-c", "fast")
+        await asyncio.to_thread(self.server._run, "pg_basebackup", "-D", made.server.data, *source, *more)
+        return made
+
+    async def standby(self, folder: Path) -> "Cluster":
+        """A standby of this one that follows it."""
+        made = await self.backup(folder, "-R")
         await made.start()
         return made
+
+    async def copy(self, folder: Path) -> None:
+        """Copies the files; the server is stopped."""
+        await asyncio.to_thread(shutil.copytree, self.server.data, folder, symlinks=True)
+
+    async def put_back(self, files: Path) -> None:
+        """Has it begin again with these files; the server is stopped."""
+        await asyncio.to_thread(shutil.rmtree, self.server.data)
+        await asyncio.to_thread(shutil.move, files, self.server.data)
+        await self.start()
 
     async def promote(self) -> None:
         await asyncio.to_thread(self.server._run, "pg_ctl", "-D", self.server.data, "-w", "promote")
@@ -133,6 +146,38 @@ async def test_a_cursor_of_before_is_gone_the_moment_a_standby_took_over(primary
         await standby.stop()
 
 
+@pytest.mark.fault(fault="restore", injected="a base backup is recovered up to its end", invariants="I2 I7")
+async def test_a_cursor_of_before_is_gone_in_a_cluster_recovered_from_a_base_backup(
+    primary: Cluster, tmp_path: Path
+) -> None:
+    log = log_of(primary)
+    first = await append(log, 4)
+    restored = await primary.backup(tmp_path / "b")
+    await append(log, 4)
+    cursor = (await read(Feed(log), None))[1]
+    await log.close()
+    (restored.server.data / "recovery.signal").touch()
+    with (restored.server.data / "postgresql.auto.conf").open("a") as settings:
+        settings.write("restore_command = 'false'\n")
+    await restored.start()
+    try:
+        log = log_of(restored)
+        await until(lambda: is_open(log))
+        with pytest.raises(CursorGone):
+            await Feed(log).page(cursor)
+        anew = await append(log, 2)
+        assert (await read(Feed(log), None))[0] == [*first, *anew]
+        await log.close()
+    finally:
+        await restored.stop()
+
+
+async def is_open(log: Database) -> bool:
+    """True once the server has recovered."""
+    async with log.connection() as connection:
+        return not await connection.fetchval("SELECT pg_is_in_recovery()")
+
+
 @pytest.mark.fault(fault="restore", injected="the files of a stopped cluster are put back", invariants="I2 I7")
 async def test_files_put_back_make_a_cursor_of_the_lost_future_gone_and_show_nothing_twice(
     primary: Cluster, tmp_path: Path
@@ -143,7 +188,7 @@ async def test_files_put_back_make_a_cursor_of_the_lost_future_gone_and_show_not
     _, kept = await read(Feed(log), None)
     await log.close()
     await primary.stop()
-    await asyncio.to_thread(shutil.copytree, primary.server.data, tmp_path / "copy", symlinks=True)
+    await primary.copy(tmp_path / "copy")
 
     await primary.start()
     log = log_of(primary)
@@ -152,10 +197,7 @@ async def test_files_put_back_make_a_cursor_of_the_lost_future_gone_and_show_not
     lost = (await read(Feed(log), None))[1]
     await log.close()
     await primary.stop()
-    await asyncio.to_thread(shutil.rmtree, primary.server.data)
-    await asyncio.to_thread(shutil.move, tmp_path / "copy", primary.server.data)
-
-    await primary.start()
+    await primary.put_back(tmp_path / "copy")
     log = log_of(primary)
     anew = await append(log, 2)
     with pytest.raises(CursorGone):
@@ -182,7 +224,8 @@ async def test_a_daemon_and_its_worker_go_on_with_the_standby_that_took_over(pri
             await caught_up(primary, standby)
             await primary.stop()
             await standby.promote()
-            await take_place(standby, primary)
+            await standby.stop()
+            await primary.put_back(standby.server.data)  # it is found where the primary was
         for id_ in (running, later):
             assert ((await site.ended(id_)).state, await site.types(id_)) == (
                 "done", [":INITIAL", "CLAIMED", "STARTED", ":HERE", ":FINAL"]
@@ -193,9 +236,30 @@ async def test_a_daemon_and_its_worker_go_on_with_the_standby_that_took_over(pri
         assert "Traceback" not in daemon.log, daemon.log
 
 
-async def take_place(standby: Cluster, primary: Cluster) -> None:
-    """The promoted standby is found where the primary was."""
-    await standby.stop()
-    await asyncio.to_thread(shutil.rmtree, primary.server.data)
-    await asyncio.to_thread(shutil.move, standby.server.data, primary.server.data)
-    await primary.start()
+@pytest.mark.fault(
+    fault="restore",
+    injected="under a daemon whose task runs: the log forgets that it was claimed",
+    invariants="I3 I4 I6 I8",
+)
+async def test_a_task_whose_claim_is_forgotten_ends_all_the_same(primary: Cluster, tmp_path: Path) -> None:
+    """Its process is of the lost future, and so is its fence, which is given to the next claim once more."""
+    (tmp_path / "site").mkdir()
+    async with site_of(tmp_path / "site", primary.server.dsn, DAMAD_GRACE="500ms", DAMAD_POLL_INTERVAL="500ms") as site:
+        with site.gate() as gate:
+            id_ = await site.queue("hold.py", {"gate": str(gate.path)})
+            await site.store().database.close()
+            await primary.stop()
+            await primary.copy(tmp_path / "copy")
+            await primary.start()
+            daemon = Daemon(site)
+            await daemon.start()
+            await site.event(id_, ":HERE")
+            await primary.stop()
+            await primary.put_back(tmp_path / "copy")
+            await site.event(id_, "dama/task:CLAIMED")
+        assert (await site.ended(id_)).state == "done"
+        types = await site.types(id_)
+        assert types.count("STARTED") == 1 and types[-1] == ":FINAL", types
+        await daemon.quiet()
+        await site.verified()
+        assert await daemon.stop() == 0
