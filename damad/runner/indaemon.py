@@ -100,12 +100,19 @@ def _cancel_of_this_task() -> Callable[[], None]:
 
 
 async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
-    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with log_path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log_file:
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log_file = log_path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except OSError as error:  # a full disk, say
+        return outcome.of_exception(error, attempt=attempt.number, worker=Path())
+    try:
         _divert_output()
         _contain_exits(asyncio.get_running_loop())
         _log_file.set(log_file)
         return await _main(attempt)
+    finally:
+        with suppress(OSError):  # of a line that no disk takes only the line is lost
+            log_file.close()
 
 
 async def _main(attempt: Attempt) -> Event | Failure:

@@ -103,19 +103,21 @@ def _free_middle(fd: int, size: int, limit: int) -> None:
 def compact(log: Path, limit: int) -> None:
     """Makes a log that nobody writes to any more its head, mark and tail, if it is over its limit.
 
-    In a new file: who reads the old one reads on to its end.
+    In a new file: who reads the old one reads on to its end. Where there is no room for it the log stays as it is.
     """
+    new = log.with_suffix(".new")
     try:
         size = log.stat().st_size
         if size <= limit:
             return
-        with log.open("rb") as whole, open(os.open(new := log.with_suffix(".new"), _NEW, 0o600), "wb") as short:
+        with log.open("rb") as whole, open(os.open(new, _NEW, 0o600), "wb") as short:
             short.write(whole.read(_head(limit)) + _mark(limit))
             whole.seek(size - _tail(limit))
             short.write(whole.read())
         os.rename(new, log)
-    except FileNotFoundError:
-        return
+    except OSError:  # how the worker ended is yet to be put on record: nothing here may prevent that
+        with suppress(OSError):
+            new.unlink()
 
 
 def _mark(limit: int) -> bytes:
