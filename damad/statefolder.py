@@ -40,10 +40,14 @@ def make_host_id(state_dir: Path) -> str:
     if (known := host_id(state_dir)) is not None:
         return known
     draft = state_dir / f"{HOST_ID_FILE}.{os.getpid()}"
-    draft.write_text(f"{uuid4()}\n")
-    with suppress(FileExistsError):
-        os.link(draft, state_dir / HOST_ID_FILE)
-    draft.unlink()
+    try:
+        draft.write_text(f"{uuid4()}\n")
+        with suppress(FileExistsError):
+            os.link(draft, state_dir / HOST_ID_FILE)
+    except OSError as error:
+        raise ConfigError(f"{state_dir / HOST_ID_FILE} cannot be made: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)
     drawn = host_id(state_dir)
     assert drawn is not None
     return drawn
@@ -74,8 +78,9 @@ def only_daemon(state_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             other = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             raise ConfigError(f"another daemon (pid {other}) serves the state folder {state_dir}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk the next one is told of "unknown"; the lock is held all the same
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)

@@ -233,3 +233,29 @@ async def test_a_run_in_the_daemon_whose_log_cannot_be_written_ends(site: Site, 
     assert (await site.run(source, run_in="daemon")).state == "done"
     assert await daemon.stop() == 0
     assert "Traceback" not in daemon.log, daemon.log
+
+
+@pytest.mark.fault(
+    fault="full disk", injected="the disk of the state folder, before the daemon begins", invariants="I10 I11"
+)
+async def test_a_daemon_begins_on_a_full_disk_that_it_knows_and_refuses_a_new_one_in_one_line(
+    site: Site, disk: SmallDisk
+) -> None:
+    disk.fill()
+    done = await site.damad("serve", "--port", "0")
+    assert done.code == 2 and done.err.count("\n") == 1 and "No space left" in done.err, done.err
+    disk.free()
+    daemon = Daemon(site)
+    await daemon.start()
+    assert await daemon.stop() == 0
+    names = {path.name for path in site.state_dir.iterdir()}
+    disk.fill()
+    await daemon.start()
+    id_ = await site.queue(site.worker(EMPTY))
+    await site.event(id_, "dama/task:RELEASED")
+    disk.free()
+    assert (await site.ended(id_)).state == "done"
+    await daemon.quiet()
+    assert await daemon.stop() == 0
+    assert {path.name for path in site.state_dir.iterdir()} == names
+    assert "Traceback" not in daemon.log, daemon.log
