@@ -8,11 +8,13 @@ their names. So none are prepared by name there, and a setting that must hold is
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
 
+from damad.errors import Unavailable
+from damad.eventstore.refusals import translated
 from damad.model import json_value
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -67,21 +69,38 @@ class Sessions:
             self.pooled = True
         return await asyncpg.connect(self.dsn, **given, server_settings=self._name, statement_cache_size=0)
 
-    async def bound(self, connection: "asyncpg.Connection[Any]") -> None:
-        """Has lock_timeout hold in the transaction that this connection is in, also where no session remembers it."""
-        if self.pooled:
-            for name, value in self._lock_timeout.items():
-                await connection.execute(f"SET LOCAL {name} = '{value}'")
+    async def begin(self, connection: "asyncpg.Connection[Any]") -> Any:
+        """Begins a transaction, in which lock_timeout holds also where no session remembers it.
+
+        A pooler whose Postgres is away refuses nobody but has everybody wait, for minutes: here no longer than one
+        waits for a connection. Raises TimeoutError; then the connection is closed.
+        """
+        transaction = connection.transaction()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await transaction.start()
+                if self.pooled:
+                    for name, value in self._lock_timeout.items():
+                        await connection.execute(f"SET LOCAL {name} = '{value}'")
+        except TimeoutError:
+            connection.terminate()  # at once: asking to cancel would not be answered either
+            raise
+        return transaction
 
     @asynccontextmanager
     async def bounded(self, connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
         """lock_timeout holds inside, whoever answers: behind a pooler that takes a transaction."""
-        if not (self.pooled and self._lock_timeout):
+        if not self.pooled:
             yield
             return
-        async with connection.transaction():
-            await self.bound(connection)
+        transaction = await self.begin(connection)
+        try:
             yield
+        except BaseException:
+            with suppress(Unavailable), translated():  # a connection that was lost is rolled back already
+                await transaction.rollback()
+            raise
+        await transaction.commit()
 
 
 async def set_codecs(connection: "asyncpg.Connection[Any]") -> None:

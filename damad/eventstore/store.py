@@ -241,12 +241,9 @@ class EventStore:
         BEGIN and COMMIT raise damad's errors, as statements do. After Unavailable from COMMIT the outcome is unknown.
         """
         async with self.database.connection() as connection:
-            transaction = connection.transaction()
             async with self.database.answers(connection):
-                await transaction.start()
+                transaction = await self.database.sessions.begin(connection)
             try:
-                async with self.database.answers(connection):
-                    await self.database.sessions.bound(connection)
                 yield connection
             except BaseException:
                 with suppress(Unavailable):  # a connection that was lost is rolled back already

@@ -11,23 +11,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from conftest import make_template
 from daemon_support import SOON, Daemon, Site, daemon_on, site_of, until
 from debian_packages import program
 
-from damad.eventstore.embedded import _as_ordinary_user
+from damad.eventstore.embedded import EmbeddedPostgres, _as_ordinary_user
 from damad.eventstore.migrate import DAEMONS
 from damad.eventstore.pools import Database
 from damad.eventstore.serving import serving
+from damad.eventstore.sessions import _OF_ITS_OWN
 
 SETTINGS = {"DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms", "DAMAD_GRACE": "500ms"}
 SESSIONS = 3
 """Server sessions that all of damad's connections share."""
-REFUSES, IGNORES = "", "client_connection_check_interval, lock_timeout"
+REFUSES, IGNORES = "", ", ".join([*_OF_ITS_OWN, "lock_timeout"])
 """What it does with the startup parameters that it does not know: `ignore_startup_parameters`."""
 
 PARENT = """
@@ -52,15 +54,18 @@ CHILD = """
 """
 
 
-@asynccontextmanager
-async def pgbouncer(folder: Path, target: str, *, ignored: str) -> AsyncIterator[str]:
-    """Where a PgBouncer before the server of `target` listens."""
-    binary = program("pgbouncer", package="pgbouncer")
-    folder.mkdir()
-    host = urlsplit(target).query.removeprefix("host=").replace("%2F", "/")
-    (folder / "pgbouncer.ini").write_text(f"""
+class PgBouncer:
+    """A PgBouncer before the server of a DSN, which may be killed and started again. `dsn`: where it listens."""
+
+    def __init__(self, folder: Path, target: str, *, ignored: str = REFUSES) -> None:
+        self._folder = folder
+        self._binary = program("pgbouncer", package="pgbouncer")
+        self._process: asyncio.subprocess.Process | None = None
+        self.dsn = f"{target.partition('?')[0]}?host={quote(str(folder))}&port=6432"
+        folder.mkdir()
+        (folder / "pgbouncer.ini").write_text(f"""
 [databases]
-* = host={host} user=damad
+* = host={unquote(urlsplit(target).query.removeprefix("host="))} user=damad
 [pgbouncer]
 listen_addr =
 listen_port = 6432
@@ -71,27 +76,43 @@ default_pool_size = {SESSIONS}
 max_client_conn = 500
 ignore_startup_parameters = {ignored}
 """)
-    with (folder / "log").open("w") as log:
-        process = await asyncio.create_subprocess_exec(
-            *_as_ordinary_user(), str(binary), str(folder / "pgbouncer.ini"), stdout=log, stderr=log
-        )
+
+    async def start(self) -> None:
+        socket_file, log_file = self._folder / ".s.PGSQL.6432", self._folder / "log"
+        socket_file.unlink(missing_ok=True)
+        with log_file.open("a") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *_as_ordinary_user(), str(self._binary), str(self._folder / "pgbouncer.ini"), stdout=log, stderr=log
+            )
+        await until(socket_file.exists, log_file.read_text)
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def behind(site: Site, folder: Path, *, ignored: str = REFUSES) -> AsyncIterator[PgBouncer]:
+    """Has damad on this site reach Postgres through a PgBouncer only; the test itself has its own connections to it."""
+    pooler = PgBouncer(folder, site.databases["local"].dsn, ignored=ignored)
+    await pooler.start()
+    site.environment["DAMAD_PG_ENV_LOCAL_DSN"] = pooler.dsn
     try:
-        await until(lambda: (folder / ".s.PGSQL.6432").exists(), lambda: (folder / "log").read_text())
-        yield f"{target.partition('?')[0]}?host={quote(str(folder))}&port=6432"
+        yield pooler
     finally:
-        process.kill()
-        await process.wait()
+        await pooler.kill()
 
 
 @pytest_asyncio.fixture(params=[REFUSES, IGNORES], ids=["refuses settings", "ignores settings"])
 async def site(request: pytest.FixtureRequest, template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose damad reaches Postgres through PgBouncer only; the test itself has its own connections to it."""
+    """A site whose damad reaches Postgres through PgBouncer only."""
     (tmp_path / "site").mkdir()
-    async with site_of(tmp_path / "site", template, **SETTINGS) as site:
-        direct = site.databases["local"].dsn
-        async with pgbouncer(tmp_path / "pooler", direct, ignored=request.param) as pooled:
-            site.environment["DAMAD_PG_ENV_LOCAL_DSN"] = pooled
-            yield site
+    async with (
+        site_of(tmp_path / "site", template, **SETTINGS) as site,
+        behind(site, tmp_path / "pooler", ignored=request.param),
+    ):
+        yield site
 
 
 async def health(daemon: Daemon) -> dict[str, Any]:
@@ -187,10 +208,13 @@ async def test_a_context_that_somebody_holds_keeps_nobody_waiting(site: Site) ->
         assert daemon.pid
 
 
-async def post(site: Site, path: str) -> tuple[int, str | None]:
+async def post(site: Site, path: str, body: object = None) -> tuple[int, str | None]:
     """Status and Retry-After of a request through the Unix socket."""
     connector = aiohttp.UnixConnector(str(site.state_dir / "damad.sock"))
-    async with aiohttp.ClientSession(connector=connector) as client, client.post(f"http://damad{path}") as response:
+    async with (
+        aiohttp.ClientSession(connector=connector) as client,
+        client.post(f"http://damad{path}", json=body) as response,
+    ):
         return response.status, response.headers.get("Retry-After")
 
 
@@ -198,8 +222,7 @@ async def post(site: Site, path: str) -> tuple[int, str | None]:
     fault="PgBouncer in transaction mode", injected="a daemon ends, the pooler's sessions stay", invariants="I10"
 )
 async def test_a_daemon_that_has_gone_leaves_no_lock_in_the_sessions_of_the_pooler(site: Site) -> None:
-    behind = Database("local", site.environment["DAMAD_PG_ENV_LOCAL_DSN"])
-    async with serving(behind):
+    async with serving(Database("local", site.environment["DAMAD_PG_ENV_LOCAL_DSN"])):
         pass
     async with site.store().database.connection() as connection:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -210,3 +233,38 @@ async def test_a_daemon_that_has_gone_leaves_no_lock_in_the_sessions_of_the_pool
         assert (await site.run("def main():\n    return {}\n")).state == "done"
     for command in ("migrate", "rebuild", "verify"):
         assert (await site.damad(command)).code == 0
+
+
+@pytest_asyncio.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A server of one test's own, which may be stopped."""
+    own = EmbeddedPostgres(tmp_path / "pg")
+    await asyncio.to_thread(own.join)
+    await make_template(own.dsn)
+    yield own
+    await asyncio.to_thread(own.leave)
+
+
+@pytest.mark.parametrize("away", ["the pooler", "Postgres"])
+@pytest.mark.fault(
+    fault="PgBouncer in transaction mode", injected="it, or Postgres behind it, goes away", invariants="I1 I6 I11"
+)
+async def test_an_outage_of_the_pooler_or_behind_it_is_one_of_postgres(
+    postgres: EmbeddedPostgres, tmp_path: Path, away: str
+) -> None:
+    (tmp_path / "site").mkdir()
+    async with (
+        site_of(tmp_path / "site", postgres.dsn, **SETTINGS) as site,
+        behind(site, tmp_path / "pooler") as pooler,
+        daemon_on(site),
+    ):
+        with site.gate() as gate:
+            running = await site.hold(gate)
+            await site.databases["local"].close()
+            await (pooler.kill() if away == "the pooler" else asyncio.to_thread(postgres.leave))
+            async with asyncio.timeout(SOON):
+                assert await post(site, "/v1/local/tasks", {"worker": "hold.py"}) == (503, "1")
+        await (pooler.start() if away == "the pooler" else asyncio.to_thread(postgres.join))
+        assert (await site.ended(running)).state == "done"
+        assert (await site.run("def main():\n    return {}\n")).state == "done"
+        await site.verified()
