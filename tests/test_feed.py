@@ -110,6 +110,20 @@ async def test_a_cursor_of_another_cluster_is_gone(store: EventStore) -> None:
             await feed.page(msgspec.structs.replace(cursor, **changed))
 
 
+async def test_a_cursor_that_has_seen_what_was_not_begun_yet_is_gone(store: EventStore) -> None:
+    """Older files were put back: neither the cluster nor its timeline tells."""
+    feed, id_ = Feed(store.database), await begun(store)
+    cursor = (await feed.page()).cursor
+    assert cursor.shown is not None
+    lowest, next_, _ = cursor.shown.split(":")
+    of_the_future = f"{lowest}:{int(next_) + 1000}:"
+    for changed in ({"shown": of_the_future}, {"showing": of_the_future}):
+        with pytest.raises(CursorGone):
+            await feed.page(msgspec.structs.replace(cursor, **changed))
+    await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
+    assert [event.type for event in (await feed.page(cursor)).events] == [":A"]
+
+
 async def test_events_of_a_database_that_was_restored_are_shown_from_the_beginning(store: EventStore) -> None:
     feed, id_ = Feed(store.database), await begun(store)
     async with store.database.connection() as connection:

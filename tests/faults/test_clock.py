@@ -17,7 +17,7 @@ AHEAD, BEHIND = "+3600", "-3600"
 SETTINGS = {
     "DAMAD_GRACE": "300ms",
     "DAMAD_POLL_INTERVAL": "300ms",
-    "DAMAD_LEASE": "1s",
+    "DAMAD_LEASE": "3s",
     "DAMAD_QUEUE_COMMON_SHARED": "true",
     "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
 }
@@ -176,7 +176,7 @@ async def lease_outlasted(site: Site, id_: int) -> None:
 
         async def renewed() -> bool:
             until_ = await connection.fetchval(statement, id_)
-            return bool(until_ is not None and until_ > first + timedelta(seconds=2))
+            return bool(until_ is not None and until_ > first + timedelta(seconds=4))
 
         await until(renewed)
 
