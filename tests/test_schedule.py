@@ -1,19 +1,23 @@
 """Claims and leases: who may run a task, in which order, and until when."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from damad import errors
+from damad import config, errors
 from damad.eventstore import leases
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import Append, EventStore, NewTask
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
+from damad.scheduler import decisions
+from damad.scheduler.supervisor import Supervisor
+from damad.scheduler.supervisor import _held as held
 
 HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
 SOON = 10.0
@@ -170,3 +174,17 @@ async def test_one_task_may_be_claimed_by_name_where_its_state_allows_it(store: 
     await append(store, context, ":INITIAL")
     with pytest.raises(errors.Conflict):
         await schedule.claim_one(context, holder="me", lease=60.0)
+
+
+async def test_a_claim_that_began_after_it_was_looked_at_is_not_released(
+    store: EventStore, schedule: Schedule, tmp_path: Path
+) -> None:
+    id_ = await queued(store)
+    await claim(schedule)
+    settings = config.load(environ={"DAMAD_STATE_DIR": str(tmp_path), "DAMAD_PG_ENV_LOCAL_DSN": store.database.dsn})
+    supervisor = Supervisor(store.database, settings, HOST)
+    (seen,) = (await schedule.held()).tasks
+    await append(store, id_, "dama/task:STARTED", payload={"attempt": 1}, fence=seen.fence)
+    with pytest.raises(errors.VersionConflict):
+        await supervisor._release(seen, held(seen, "other", HOST), decisions.Release("it looked dead", 0.0))
+    assert (await store.state(id_)).state == "running"

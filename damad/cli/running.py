@@ -97,7 +97,7 @@ async def _queue_claimed(worker: str, payload: str | None, settings: Settings, s
         async with events.transaction() as connection:
             queued = (await tasks.queue_many([asked]))[0]
             if queued.created:
-                await supervisor.claim(queued.etl_context_id, on=connection)
+                await supervisor.claims.one(queued.etl_context_id, on=connection)
                 return int(queued.etl_context_id)
         first = queued.etl_context_id
     except IdempotencyConflict as seen:  # also of the same task as `damad queue` makes it, for this one has no retries
@@ -119,7 +119,7 @@ async def _claim(id_: str, supervisor: Any) -> int:
     async with events.transaction() as connection:
         if ended:
             await tasks.retry(etl_context_id)
-        await supervisor.claim(etl_context_id, on=connection)
+        await supervisor.claims.one(etl_context_id, on=connection)
     return etl_context_id
 
 

@@ -14,6 +14,7 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed, running or cancelling task of a host, with its lease. `started`: the payload of its STARTED event."""
 
     etl_context_id: int
+    version: int
     queue: str
     state: str
     fence: int

@@ -12,6 +12,7 @@
 Killing is to ask (SIGTERM), and after the grace to make sure (SIGKILL, with everything it left anywhere).
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -183,7 +184,7 @@ def deadline(held: Held, seen: Observed, *, now: datetime, grace: float) -> date
     return begun + timedelta(seconds=limit)
 
 
-def free_slots(queue: str, concurrency: int, held: list[Held]) -> int:
+def free_slots(queue: str, concurrency: int, held: Sequence[Held]) -> int:
     """How many more tasks of a queue may run here. One that waits for others holds no slot."""
     return max(0, concurrency - sum(1 for task in held if task.queue == queue and not task.waiting))
 

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
@@ -19,18 +19,19 @@ from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
-from damad.eventstore.store import Append, EventStore, TaskState
+from damad.eventstore.store import Append, EventStore
 from damad.model import retry, settings
 from damad.model.event import Event
 from damad.runner import indaemon
 from damad.runner.attempt import Attempt, Claim
 from damad.scheduler import decisions, launcher
+from damad.scheduler.bulkhead import alone
+from damad.scheduler.claims import Claims
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
 from damad.scheduler.observation import Key, Observer
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _BUSY_PAUSE: Final = 1.0
@@ -67,6 +68,7 @@ class Supervisor:
         self._schedule = Schedule(database, host_id)
         self.holder = processes.as_holder(processes.myself(), host_id)
         self._clock = Clock()
+        self.claims = Claims(self._store, self._schedule, settings=settings_, holder=self.holder, clock=self._clock)
         self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._wake)
         self._bell: listener.Subscription | None = None
         self._quiet = asyncio.Event()
@@ -104,10 +106,6 @@ class Supervisor:
             if self._revive is not None:
                 await self._revive()
 
-    async def claim(self, etl_context_id: int, *, on: Any = None) -> None:
-        """Claims one task for this supervisor. Raises IllegalTransition where its state does not allow it."""
-        await self._schedule.claim_one(etl_context_id, holder=self.holder, lease=self._config.lease, on=on)
-
     def stop(self) -> None:
         """Asks the process of the one task to stop, and the second time makes sure; what became of it is said then."""
         for key in self._observer.known():
@@ -131,30 +129,30 @@ class Supervisor:
         self._clock.set(holding.at)
         tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
-        moments = [await self._alone(self._attend(task), poll, etl_context_id=task.etl_context_id) for task in tasks]
+        moments = [
+            await alone(self._attend(task), poll, pg_env=self._database.pg_env, etl_context_id=task.etl_context_id)
+            for task in tasks
+        ]
         moments += await self._attend_leftovers({_key(task) for task in tasks})
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
             self._quiet.set()
         due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
-        if self._only is not None:
-            moments.append(await self._claim_one(self._only))
-            claimed = await self._claim_descendants(self._only, tasks)
-        else:
-            claimed = await self._claim([_held(task, self.holder, self._host_id) for task in tasks])
-        if claimed:
+        if await self._claim(tasks, moments):
             return 0.0
         return min([poll, *moments, *([] if due is None else [due + 0.001])])
 
-    async def _alone(self, work: Awaitable[T], otherwise: T, **about: Any) -> T:
-        """The result of work on one task or queue, or `otherwise`: whatever is wrong with it stops nothing else."""
-        try:
-            return await work
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("a fault was left for the next round", pg_env=self._database.pg_env, **about)
-            return otherwise
+    async def _claim(self, tasks: list[HeldTask], moments: list[float]) -> bool:
+        """Claims what may run now; adds to `moments` when to look again. True if anything was claimed."""
+        held = [_held(task, self.holder, self._host_id) for task in tasks]
+        if self._only is None:
+            return await self.claims.fill(held)
+        moments.append(await self.claims.one_when_due(self._only))
+        if self._descendants is None:
+            return False
+        claimed = await self.claims.descendants(self._only, [one for one in held if one.etl_context_id != self._only])
+        self._descendants |= claimed
+        return bool(claimed)
 
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
@@ -184,7 +182,7 @@ class Supervisor:
                 await self._start(task)
             case Release(_, delay):
                 self._failed_launches += delay > 0
-                await self._append(task, *_said(decision, held, self._clock.now()))
+                await self._release(task, held, decision)
                 self._observer.forget(key)
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
@@ -205,6 +203,15 @@ class Supervisor:
         fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]
         appends = [Append(etl_context_id=task.etl_context_id, event=event, fence=task.fence) for event in fresh]
         await self._store.append(appends, on=on)
+
+    async def _release(self, task: HeldTask, held: Held, decision: Release) -> None:
+        """Gives a claim back if it stands as it was seen: a run that began meanwhile goes on."""
+        (said,) = _said(decision, held, self._clock.now())
+        event = msgspec.structs.replace(said, event_uuid=uuid4())
+        append = Append(
+            etl_context_id=task.etl_context_id, event=event, fence=task.fence, expected_version=task.version
+        )
+        await self._store.append([append])
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
@@ -251,56 +258,6 @@ class Supervisor:
                 log.debug("a task was not taken over", etl_context_id=task.etl_context_id, reason=str(refused))
             else:
                 log.warning("a task was taken over from a lost host", etl_context_id=task.etl_context_id)
-
-    async def _claim(self, held: list[Held]) -> bool:
-        """Fills the free slots. True if anything was claimed."""
-        claimed: list[int] = []
-        for queue in await self._schedule.queues_with_work():
-            rules = self._config.queue(queue)
-            slots = decisions.free_slots(queue, rules.concurrency, held)
-            if slots:
-                claim = self._schedule.claim(
-                    queue, slots, shared=rules.shared, holder=self.holder, lease=self._config.lease
-                )
-                claimed += await self._alone(claim, [], queue=queue)
-        if claimed:
-            failpoints.hit("supervisor.claimed")
-        return bool(claimed)
-
-    async def _claim_one(self, etl_context_id: int) -> float:
-        """Claims the one task if it may run now. (Another daemon may be faster: then it runs there.)
-
-        Returns the seconds until it should be looked at again.
-        """
-        state = await self._store.state(etl_context_id)
-        if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
-            return self._config.poll_interval
-        early = (state.run_at - self._clock.now()).total_seconds()
-        if early > 0:
-            return early
-        return 0.0 if await self._could_claim(etl_context_id) else self._config.poll_interval
-
-    async def _could_claim(self, etl_context_id: int) -> bool:
-        try:
-            await self.claim(etl_context_id)
-        except Conflict:
-            return False
-        return True
-
-    async def _claim_descendants(self, ancestor: int, tasks: list[HeldTask]) -> bool:
-        """Fills the free slots with the subtasks of the one task, and with theirs. True if anything was claimed."""
-        if self._descendants is None:
-            return False
-        held = [_held(task, self.holder, self._host_id) for task in tasks if task.etl_context_id != ancestor]
-        ready: dict[str, list[int]] = {}
-        for queue, id_ in await self._schedule.ready_descendants(ancestor):
-            ready.setdefault(queue, []).append(id_)
-        claimed = set()
-        for queue, ids in ready.items():
-            slots = decisions.free_slots(queue, self._config.queue(queue).concurrency, held)
-            claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
-        self._descendants |= claimed
-        return bool(claimed)
 
     async def _start(self, task: HeldTask) -> None:
         key = _key(task)

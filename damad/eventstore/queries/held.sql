@@ -2,12 +2,12 @@
 -- with nothing but that if it holds none.
 SELECT now.at, held.*
   FROM (SELECT clock_timestamp() AS at) AS now LEFT JOIN (
-    SELECT t.etl_context_id, t.queue, t.state, t.fence, t.attempt, t.errors, t.crashes, t.pid, t.started_at, t.settings,
+    SELECT t.etl_context_id, c.version, t.queue, t.state, t.fence, t.attempt, t.errors, t.crashes, t.started_at, t.settings,
            l.holder, coalesce(l.waiting, false) AS waiting, l.until < clock_timestamp() AS lease_over,
            (SELECT e.payload FROM data_manager.event_store e
               WHERE e.etl_context_id = t.etl_context_id AND e.fence = t.fence AND e.type = 'dama/task:STARTED'
               ORDER BY e.version DESC LIMIT 1) AS started
-      FROM data_manager.dama_tasks t
+      FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
         LEFT JOIN data_manager.leases l ON l.etl_context_id = t.etl_context_id AND l.fence = t.fence
       WHERE t.state IN ('claimed', 'running', 'cancelling')
         AND (t.host_id = $1 OR t.host_id IS NULL)

@@ -1,0 +1,76 @@
+"""What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from damad import config, failpoints
+from damad.errors import Conflict
+from damad.eventstore.schedule import Schedule
+from damad.eventstore.store import EventStore, TaskState
+from damad.scheduler import decisions
+from damad.scheduler.bulkhead import alone
+from damad.scheduler.clock import Clock
+from damad.scheduler.decisions import Held
+
+
+class Claims:
+    """Claims for one holder, by the rules of its queues."""
+
+    def __init__(
+        self, store: EventStore, schedule: Schedule, *, settings: config.Config, holder: str, clock: Clock
+    ) -> None:
+        self._store = store
+        self._schedule = schedule
+        self._config = settings
+        self._holder = holder
+        self._clock = clock
+
+    async def fill(self, held: Sequence[Held]) -> bool:
+        """Fills the free slots of every queue. True if anything was claimed."""
+        claimed: list[int] = []
+        for queue in await self._schedule.queues_with_work():
+            rules = self._config.queue(queue)
+            slots = decisions.free_slots(queue, rules.concurrency, held)
+            if slots:
+                claim = self._schedule.claim(
+                    queue, slots, shared=rules.shared, holder=self._holder, lease=self._config.lease
+                )
+                claimed += await alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
+        if claimed:
+            failpoints.hit("supervisor.claimed")
+        return bool(claimed)
+
+    async def one(self, etl_context_id: int, *, on: Any = None) -> None:
+        """Claims one task. Raises IllegalTransition where its state does not allow it."""
+        await self._schedule.claim_one(etl_context_id, holder=self._holder, lease=self._config.lease, on=on)
+
+    async def one_when_due(self, etl_context_id: int) -> float:
+        """Claims the one task if it may run now. (Another daemon may be faster: then it runs there.)
+
+        Returns the seconds until it should be looked at again.
+        """
+        state = await self._store.state(etl_context_id)
+        if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
+            return self._config.poll_interval
+        early = (state.run_at - self._clock.now()).total_seconds()
+        if early > 0:
+            return early
+        return 0.0 if await self._could_claim(etl_context_id) else self._config.poll_interval
+
+    async def descendants(self, ancestor: int, held: Sequence[Held]) -> set[int]:
+        """Fills the free slots with the subtasks of a task, and with theirs. Returns what was claimed."""
+        ready: dict[str, list[int]] = {}
+        for queue, id_ in await self._schedule.ready_descendants(ancestor):
+            ready.setdefault(queue, []).append(id_)
+        claimed = set()
+        for queue, ids in ready.items():
+            slots = decisions.free_slots(queue, self._config.queue(queue).concurrency, held)
+            claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
+        return claimed
+
+    async def _could_claim(self, etl_context_id: int) -> bool:
+        try:
+            await self.one(etl_context_id)
+        except Conflict:
+            return False
+        return True
