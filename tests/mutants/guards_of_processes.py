@@ -11,12 +11,56 @@ WORKERFILE = "damad/workerfile.py"
 SUPERVISOR = "damad/scheduler/supervisor.py"
 
 STRANGER = "tests/test_processes.py::test_the_same_pid_with_another_start_time_or_boot_is_a_stranger"
+RECORDS = "tests/test_run_records.py"
 HEARD = "tests/test_listener.py"
 RUNS = "tests/test_runner_exit_codes.py"
 WHO = "tests/test_http_auth.py"
 FILES = "tests/test_workerfile.py"
 
 GUARDS = (
+    # --- records and strangers ---
+    Guard(
+        "a session whose number a stranger has is the stranger's",
+        PROCESSES,
+        "(there is not None and there.start_time != leader.start_time)",
+        "False",
+        (f"{RECORDS}::test_a_stranger_that_took_the_pid_of_a_worker_over_brings_no_session_of_its_own",),
+    ),
+    Guard(
+        "a process is named by numbers that may be its own",
+        PROCESSES,
+        "if numbers and 0 < pid <= _MOST_PIDS and start_time >= 0 else",
+        "if True else",
+        (f"{RECORDS}::test_a_process_named_by_a_value_of_the_wrong_sort_is_none",),
+    ),
+    Guard(
+        "an exit record beside a living worker is another run's",
+        "damad/scheduler/observation.py",
+        "if ended is not None and not works:",
+        "if ended is not None:",
+        ("tests/faults/test_records.py::test_an_exit_record_of_another_run_ends_no_worker_that_lives",),
+    ),
+    Guard(
+        "a stopped parent is woken once its worker is dead",
+        "damad/scheduler/observation.py",
+        "processes.send(known.parent, signal.SIGCONT)",
+        "pass",
+        ("tests/faults/test_processes_faults.py::test_a_stopped_parent_holds_up_neither_the_end_nor_the_next_attempt",),
+    ),
+    Guard(
+        "damad's own loop knows its socket",
+        "damad/background.py",
+        "self._numbers = [self._selector.fileno(), *self._selector.get_map()]",
+        "self._numbers = [self._selector.fileno()]",
+        ("tests/test_background.py::test_when_another_file_took_the_place_of_its_own_whoever_asks_is_told",),
+    ),
+    Guard(
+        "what nobody can read is refused by the database",
+        "schema/130_judge_event.sql",
+        "IF NOT (data_manager.is_plain(NEW.payload) AND data_manager.is_plain(NEW.meta)) THEN",
+        "IF false THEN",
+        ("tests/test_poison_writers.py::test_what_nobody_can_read_back_is_refused_whoever_inserts",),
+    ),
     # --- processes by proof ---
     Guard(
         "a process is known by its start time",
