@@ -84,6 +84,10 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         (b'{"a": [-1e400]}', "/a/0"),
         (b'{"a": 1e-400}', "/a"),
         (b"0.0000001e-330", ""),
+        (b'{"a": 9007199254740993.0}', "/a"),
+        (b"[0.1234567890123456789]", "/0"),
+        (b"[1.00000000000000000001]", "/0"),
+        (b"[123456789012345678901234567890.5]", "/0"),
         (b"1" * 5000, None),
     ],
 )
@@ -144,3 +148,10 @@ def test_the_way_to_a_value_costs_nothing_while_all_fits() -> None:
     key = "k" * 1_000_000
     body = json.dumps({key: [0] * 200_000}).encode()
     assert decode(body)[0] == {key: [0] * 200_000}
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1", "0.30000000000000004", "-16.9185510000000000", "0.10000000000000001", "1e22", "9007199254740992.0"]
+)
+def test_a_number_that_a_double_holds_as_it_was_written_is_taken(text: str) -> None:
+    assert decode(text.encode())[0] == float(text)

@@ -62,6 +62,12 @@ class NotFinite(NotJson):
         self.number = number
 
 
+class Rounded(float):
+    """A number that a double cannot hold as it was written. It is refused where it stands."""
+
+    text = ""
+
+
 def check(value: Any) -> int:
     """Raises NotJson unless `value` is made of None, bool, 64-bit int, finite float, str, list, tuple and dict.
 
@@ -175,5 +181,7 @@ def _check_text(text: str) -> None:
 def _check_double(number: float) -> int:
     if not math.isfinite(number):
         raise NotFinite(number)
+    if isinstance(number, Rounded):
+        raise NotJson(f"the number {number.text}, which a double would round to {float(number)!r},")
     exponent = abs(math.frexp(number)[1])
     return 0 if exponent <= _PLAIN_EXPONENT else int(exponent * math.log10(2)) + 1

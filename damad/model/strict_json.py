@@ -1,19 +1,24 @@
 """JSON as damad takes it from strangers: what it means must be the same to every reader, and fit into Postgres.
 
 Refused as no JSON (400): a byte order mark, invalid UTF-8, duplicate keys, NaN and Infinity, lone surrogates, nesting
-deeper than 64. Refused as not fitting (422): NUL, integers beyond 64 bits, numbers beyond a double. msgspec and orjson
-let several of these through (duplicate keys; integers from 2**64, rounded or kept), hence the standard library's
-scanner, which has a hook for each, and one walk over the value that it made.
+deeper than 64. Refused as not fitting (422): NUL, integers beyond 64 bits, numbers beyond a double or between two.
+msgspec and orjson let several of these through (duplicate keys; integers from 2**64, rounded or kept), hence the
+standard library's scanner, which has a hook for each, and one walk over the value that it made.
 """
 
 import codecs
 import json
 import math
-from typing import Any
+import sys
+from decimal import Decimal
+from typing import Any, Final
 
 from damad.errors import InvalidInput, InvalidJson
 from damad.model import json_value
 from damad.model.json_value import MAX_DEPTH, NotFinite, NotJson
+
+_LONGEST_DOUBLE: Final = 767
+"""Significant digits of the longest number that a double holds exactly (the smallest normal one, less a bit)."""
 
 
 def decode(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
@@ -69,8 +74,19 @@ def _no_constant(name: str) -> None:
 
 
 def _double(text: str) -> float:
-    """The number, or NaN for one that a double cannot hold: the walk, which knows the place, refuses it."""
+    """The number; NaN or Rounded for one that a double cannot hold: the walk, which knows the place, refuses it."""
     number = float(text)
-    if number == 0.0 and text.lower().partition("e")[0].strip("-.0"):
+    mantissa = text.lower().partition("e")[0].strip("-")
+    if number == 0.0 and mantissa.strip("0."):
         return math.nan
+    digits = len(mantissa.replace(".", "").strip("0"))
+    if digits > sys.float_info.dig and math.isfinite(number) and not _is_exact(text, number, digits):
+        rounded = json_value.Rounded(number)
+        rounded.text = text
+        return rounded
     return number
+
+
+def _is_exact(text: str, number: float, digits: int) -> bool:
+    """True if the double, written with as many digits as the text has, is the text's number."""
+    return digits <= _LONGEST_DOUBLE and Decimal(text) == Decimal(f"{number:.{digits - 1}e}")
