@@ -218,22 +218,6 @@ async def test_a_failed_subtask_is_retried_without_a_daemon_too(site: Site) -> N
     assert (done.code, done.json) == (0, {"ok": True})
 
 
-async def test_who_cancels_a_task_that_no_daemon_can_stop_is_told_so(site: Site) -> None:
-    with site.gate() as gate:
-        payload = json.dumps({"gate": str(gate.path)})
-        async with site.command("run", "hold.py", "--payload", payload) as command, asyncio.timeout(SOON):
-            id_ = await here(site)
-            runs = processes.identify(command.pid)
-            assert runs is not None
-            command.kill()
-            await gone(runs)
-            done = await site.damad("cancel", str(id_))
-            assert (done.code, done.out) == (0, "")
-            assert f"no daemon runs on {site.state_dir}" in done.err.splitlines()[-1]
-            gate.open()
-    await site.ended(id_)
-
-
 # --- --context ---
 
 

@@ -271,7 +271,7 @@ async def test_the_originals_way_of_writing_still_works_and_is_judged(upgraded: 
             "INSERT INTO data_manager.event_store (etl_context_id, type, payload, meta, error)"
             " VALUES ($1, $2, $3, $4, $5) RETURNING *"
         )
-        with pytest.raises(asyncpg.PostgresError, match="may not follow"):
+        with pytest.raises(asyncpg.PostgresError, match="must be its :INITIAL"):
             await client.fetchrow(insert, id_, "x:UPDATE", None, None, False)
         written = [
             await client.fetchrow(insert, id_, type_, '{"a": 1}', None, False)
