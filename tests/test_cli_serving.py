@@ -172,8 +172,14 @@ async def test_a_wrong_address_stops_the_start_before_postgres_starts(alone: Sit
         await stopped_before_postgres(alone, f"port {port}", port=port)
 
 
-async def stopped_before_postgres(site: Site, says: str, *, port: str = "0", **environment: str) -> None:
-    done = await site.damad("serve", "--port", port, **environment)
+@pytest.mark.parametrize("words", [["tasks"], ["queue", "hold.py"], ["run", "hold.py"], ["migrate"]])
+async def test_a_host_id_that_is_none_stops_every_command_before_postgres_starts(alone: Site, words: list[str]) -> None:
+    (alone.state_dir / "dama_host_id").write_text("garbage\n")
+    await stopped_before_postgres(alone, "dama_host_id", *words)
+
+
+async def stopped_before_postgres(site: Site, says: str, *words: str, port: str = "0", **environment: str) -> None:
+    done = await site.damad(*(words or ("serve", "--port", port)), **environment)
     assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done
     assert says in done.err
     assert not (site.state_dir / "postgres").exists()

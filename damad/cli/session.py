@@ -43,18 +43,18 @@ async def opened(
     """
     settings = settings or configuration(where)
     name = _chosen(where.pg_env, settings)
-    server = None
-    if settings.embedded:
-        statefolder.prepare(settings.state_dir)
-        server = EmbeddedPostgres(settings.state_dir)
-        await asyncio.to_thread(server.join)
-    database = Database(name, settings.pg_envs[name] if server is None else server.dsn, application_name="damad cli")
     host = context.Host(
         host_id=statefolder.host_id(settings.state_dir),
         state_dir=settings.state_dir,
         worker_roots=settings.worker_roots,
         queues=settings.queues,
     )
+    server = None
+    if settings.embedded:
+        statefolder.prepare(settings.state_dir)
+        server = EmbeddedPostgres(settings.state_dir)
+        await asyncio.to_thread(server.join)
+    database = Database(name, settings.pg_envs[name] if server is None else server.dsn, application_name="damad cli")
     try:
         if server is not None and schema:
             await migrate(database)
