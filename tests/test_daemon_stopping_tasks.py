@@ -103,15 +103,18 @@ async def test_one_that_ignores_it_is_killed_with_all_that_it_started_and_only_t
     await daemon.quiet()
 
 
-async def test_who_cancels_a_task_while_no_daemon_is_there_to_stop_it_is_told_so(daemon: Daemon, site: Site) -> None:
+async def test_without_a_daemon_who_cancels_a_task_stops_it_himself(daemon: Daemon, site: Site) -> None:
     id_ = await site.queue(site.worker(TIDY))
     await site.event(id_, ":HERE")
-    await daemon.kill()
-    done = await site.damad("cancel", str(id_))
-    assert (done.code, done.out) == (0, "")
-    assert done.err.startswith(f"task {id_} is cancelling\ndamad: no daemon runs on {site.state_dir}")
-    await daemon.start()
-    await site.reaches(id_, "cancelled")
+    worker = await site.process(id_)
+    assert await daemon.stop() == 0
+    try:
+        done = await site.damad("cancel", str(id_), "--json")
+        assert (done.code, done.json["state"]) == (0, "cancelled")
+        assert not processes.alive(worker)
+        assert (await site.types(id_))[-2:] == ["CANCEL_REQUESTED", "CANCELLED"]
+    finally:
+        await daemon.start()
 
 
 async def test_a_worker_that_is_done_before_it_hears_is_done(site: Site) -> None:

@@ -85,7 +85,7 @@ def _as_given(worker: str) -> str:
 
 
 def cancel(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
-    """Ask a task to stop."""
+    """Ask a task to stop. Where no daemon serves the state folder, stop it, and say so once it is dead."""
     from damad import tasks
     from damad.cli import session
 
@@ -101,14 +101,38 @@ def retry(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
 
 
 async def _change(function: Any, id_: str, json: bool, where: Where) -> int:
-    from damad.cli import render, session, waiting
+    from damad import statefolder
+    from damad.cli import render, session
 
-    async with session.opened(where) as ambient:
+    configuration = session.configuration(where)
+    async with session.opened(where, configuration) as ambient:
         state = await function(session.etl_context_id(id_))
+        if state.state == "cancelling" and not statefolder.has_daemon(configuration.state_dir):
+            state = await _stop(state, ambient, configuration)
         if json:
             render.as_json(state)
         else:
             print(f"task {state.etl_context_id} is {state.state}", file=sys.stderr)
-        if state.state == "cancelling":
-            waiting.hint_if_no_daemon(ambient)
     return 0
+
+
+async def _stop(state: Any, ambient: Any, configuration: Any) -> Any:
+    """Does for one task of this host what a daemon would: stops its process, and says so when it is seen dead."""
+    import asyncio
+    import logging
+
+    from damad import events, stderrlog, tasks
+    from damad.scheduler.supervisor import Supervisor
+
+    stderrlog.configure(logging.WARNING)
+    if ambient.here.host_id is None or str(state.host_id) != ambient.here.host_id:
+        print(f"damad: it runs on host {state.host_id}, whose daemon stops it", file=sys.stderr)
+        return state
+    supervisor = Supervisor(ambient.store.database, configuration, ambient.here.host_id)
+    stopping = asyncio.create_task(supervisor.run(only=state.etl_context_id))
+    try:
+        await events.ended(state.etl_context_id)
+    finally:
+        stopping.cancel()
+        await asyncio.wait([stopping])
+    return await tasks.status(state.etl_context_id)
