@@ -112,7 +112,7 @@ async def test_without_a_daemon_who_cancels_a_task_stops_it_himself(daemon: Daem
         done = await site.damad("cancel", str(id_), "--json")
         assert (done.code, done.json["state"]) == (0, "cancelled")
         assert not processes.alive(worker)
-        assert (await site.types(id_))[-2:] == ["CANCEL_REQUESTED", "CANCELLED"]
+        assert (await site.types(id_))[-3:] == ["CANCEL_REQUESTED", ":TIDIED", "CANCELLED"]
     finally:
         await daemon.start()
 
