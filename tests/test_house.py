@@ -78,3 +78,7 @@ def test_what_make_mutants_takes_away_is_there_once_and_so_are_the_tests(monkeyp
         for test in guard.tests:
             file, _, name = test.partition("::")
             assert name in (ROOT / file).read_text(), guard.name
+
+
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    assert (ROOT / "damad/py.typed").exists()
