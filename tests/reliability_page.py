@@ -41,7 +41,7 @@ _COLUMNS = ("fault", "injected by", "checked", "tests", "struck", "in")
 
 
 class Row(msgspec.Struct):
-    """What one test function says of its fault, and how often it ran."""
+    """What the tests of one file say of a fault, and how often they ran."""
 
     fault: str
     injected: str
@@ -56,7 +56,7 @@ class Page:
     """The rows of a run, in the order of the files."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[tuple[str, str], Row] = {}
         self.failed = False
 
     def add(self, report: pytest.TestReport) -> None:
@@ -65,7 +65,8 @@ class Page:
         self.failed = self.failed or report.failed
         if "fault" not in told or not (report.when == "call" or report.skipped):
             return
-        row = self.rows.setdefault(report.nodeid.partition("[")[0], Row(**told["fault"], place=_place(report.nodeid)))
+        fresh = Row(**told["fault"], place=_place(report.nodeid))
+        row = self.rows.setdefault((fresh.fault, fresh.place), fresh)
         if report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             row.skipped = reason.removeprefix("Skipped: ")

@@ -1,5 +1,6 @@
 """The documents say what is so."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -52,3 +53,16 @@ def test_every_command_that_a_document_names_exists() -> None:
     for document in DOCUMENTS:
         for command in re.findall(r"(?:\$ |`)damad (?!ready on)([a-z]+)\b", document.read_text()):
             assert command in commands, f"{document.name}: damad {command}"
+
+
+def test_the_page_of_the_faults_has_each_fault_that_a_test_names_and_no_other() -> None:
+    named = {
+        keyword.value.value
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault"
+        for keyword in call.keywords
+        if keyword.arg == "fault" and isinstance(keyword.value, ast.Constant)
+    }
+    table = (ROOT / "docs/reliability.md").read_text().split("| fault |")[1]
+    assert {row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()[2:]} == named, "run `make faults`"

@@ -112,7 +112,7 @@ async def test_an_event_that_races_a_final_never_reopens_the_context(store: Even
 @pytest.mark.parametrize("type_", [":A", ":ERROR", ":FINAL", "dama/task:CLAIMED"])
 async def test_the_first_event_is_an_initial(store: EventStore, type_: str) -> None:
     id_ = await store.create_context()
-    with pytest.raises(errors.IllegalTransition, match="which is new"):
+    with pytest.raises(errors.IllegalTransition, match="must be its :INITIAL"):
         await append(store, id_, type_, {"fence": 1})
     assert (await store.state(id_)).version == 0
 
