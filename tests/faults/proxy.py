@@ -173,9 +173,9 @@ class _Session:
             elif self.dead:
                 await self._swallow(reader)
             else:
-                self.server = await asyncio.open_unix_connection(server_socket)
-                backwards = asyncio.create_task(self._from_server(self.server[0]))
-                with suppress(asyncio.IncompleteReadError, OSError):
+                with suppress(asyncio.IncompleteReadError, OSError):  # also a server that is not there
+                    self.server = await asyncio.open_unix_connection(server_socket)
+                    backwards = asyncio.create_task(self._from_server(self.server[0]))
                     await self._from_client(reader)
                 if self.dead:
                     await self.gives_up.wait()  # that the client is gone is not heard either

@@ -15,10 +15,11 @@ from typing import Any
 import history
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Site, until
+from daemon_support import Daemon, Site, gone, until
 from network_support import LOGGED
 from proxy import Proxy, proxied
 
+from damad import processes
 from damad.errors import Unavailable
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.feed import Cursor, Feed
@@ -94,7 +95,10 @@ class Chaos:
         if subject in ("daemon", "runner"):
             await self._strike_process(subject, how)
         elif what == "postgres killed":
-            kill(int((self.server.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            postmaster = processes.identify(int((self.server.data / "postmaster.pid").read_text().split()[0]))
+            assert postmaster is not None
+            processes.send(postmaster, signal.SIGKILL)
+            await gone(postmaster)
             await asyncio.to_thread(self.server.join)
         else:
             await self._strike_network(what)
