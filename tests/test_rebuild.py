@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from test_lifecycle_table import WAYS, walked
+from test_lifecycle_table import WAYS, event, walked
+from test_locks import in_the_way
 
 from damad.eventstore.rebuild import rebuild
-from damad.eventstore.store import EventStore
+from damad.eventstore.store import Append, EventStore
 from damad.eventstore.verify import verify
 
 
@@ -54,3 +55,14 @@ async def test_appends_go_on_while_it_rebuilds(store: EventStore) -> None:
 
     await asyncio.gather(go_on(), rebuild(store.database), rebuild(store.database))
     assert (await verify(store.database)).mismatches == []
+
+
+async def test_what_it_waited_for_is_right_and_is_not_mended(store: EventStore) -> None:
+    walker = await walked(store, WAYS["running"])
+    async with store.database.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        progress = Append(etl_context_id=walker.id, event=event("PROGRESS"), fence=walker.fence)
+        await store.append([progress], on=connection)
+        rebuilt = await in_the_way(store.database, transaction.commit, rebuild(store.database))
+    assert (rebuilt.mended, rebuilt.broken) == (0, [])

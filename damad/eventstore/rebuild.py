@@ -36,10 +36,11 @@ async def rebuild(database: Database) -> Rebuilt:
         while True:
             with translated():
                 async with connection.transaction():
-                    rows = await connection.fetch(query("lock_projections"), last, _SLICE)
-                    if not rows:
+                    locked = await _lock(connection, last)
+                    if not locked:
                         return Rebuilt(contexts, events, mended, broken)
-                    first, last = last, rows[-1]["etl_context_id"]
+                    rows = await connection.fetch(query("projections"), last, _SLICE, locked)
+                    first, last = last, locked[-1]
                     logged = await logged_events(connection, first, last)
                     for row in rows:
                         found = compare(row, logged.get(row["etl_context_id"], []))
@@ -50,6 +51,12 @@ async def rebuild(database: Database) -> Rebuilt:
                             mended += 1
             contexts += len(rows)
             events += sum(map(len, logged.values()))
+
+
+async def _lock(connection: "asyncpg.Connection[Any]", after: int) -> list[int]:
+    """Holds a slice of contexts, which are read by another statement: this one, where it has to wait for a row, would
+    see that as it is then, and what is joined to it as it was before."""
+    return [row["etl_context_id"] for row in await connection.fetch(query("lock_contexts"), after, _SLICE)]
 
 
 async def _mend(connection: "asyncpg.Connection[Any]", etl_context_id: int, events: list[StoredEvent]) -> None:

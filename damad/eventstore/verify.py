@@ -78,7 +78,7 @@ async def _slices(
     connection: "asyncpg.Connection[Any]",
 ) -> "AsyncIterator[tuple[list[asyncpg.Record], dict[int, list[StoredEvent]]]]":
     last = 0
-    while rows := await connection.fetch(query("projections"), last, _SLICE):
+    while rows := await connection.fetch(query("projections"), last, _SLICE, None):
         first, last = last, rows[-1]["etl_context_id"]
         yield rows, await logged_events(connection, first, last)
 
