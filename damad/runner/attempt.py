@@ -59,7 +59,6 @@ class Attempt:
         self.context = context.EtlContext(
             pg_env=claim.pg_env, etl_context_id=claim.etl_context_id, fence=claim.fence, database=database
         )
-        self.worker = Path()
         self._assignment: Assignment | None = None
 
     @property
@@ -98,14 +97,13 @@ class Attempt:
             there = await events.persist(lambda: leases.fence_of(self.store.database, claim.etl_context_id))
             raise NotMine(outcome.HELD if there == claim.fence else outcome.LEASE_LOST)
         failpoints.hit("runner.leased")
-        fingerprint = self._resolve()
         started = {
             "attempt": self.number,
             "pid": me.pid,
             "start_time": me.start_time,
             "boot_id": me.boot_id,
             "host_id": claim.host_id,
-            "sha256": fingerprint,
+            "sha256": self._fingerprint(),
         }
         try:
             await self._record(Event(type="dama/task:STARTED", payload=started))
@@ -131,13 +129,11 @@ class Attempt:
             ),
         )
 
-    def _resolve(self) -> str | None:
+    def _fingerprint(self) -> str | None:
         try:
-            self.worker = workerfile.resolve(self.assignment.worker, self.claim.worker_roots)
+            return sha256(workerfile.resolve(self.assignment.worker, self.claim.worker_roots))
         except InvalidWorker:
-            self.worker = Path()
             return None
-        return sha256(self.worker)
 
     def find_worker(self) -> Path:
         """The worker's file. Raises NotLoaded where it vanished or may not be run, or its event cannot be read."""
