@@ -66,12 +66,6 @@ def test_a_failure_that_no_retry_would_mend_fails_at_once() -> None:
     assert what_follows(failed(retryable=False, retry_in=1.0)) == ["dama/task:ERROR", "dama/task:FAILED"]
 
 
-def test_a_task_that_is_being_cancelled_ends_cancelled_whatever_it_failed_of() -> None:
-    for kind in KINDS:
-        said = conclude(failed(kind), NONE, settings=TaskSettings(worker="x"), now=NOW, random=0.5, cancelling=True)
-        assert [event.type for event in said] == ["dama/task:ERROR", "dama/task:CANCELLED"]
-
-
 def test_a_worker_that_knows_when_is_obeyed_within_the_limit() -> None:
     said = conclude(failed(retry_in=90.0), NONE, settings=TaskSettings(worker="x"), now=NOW, random=0.5)
     assert datetime.fromisoformat(said[1].payload["run_at"]) == NOW + timedelta(seconds=90)

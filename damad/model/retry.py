@@ -46,17 +46,12 @@ class Counts(msgspec.Struct, frozen=True):
     crashes: int
 
 
-def conclude(
-    failure: Failure, counts: Counts, *, settings: TaskSettings, now: datetime, random: float, cancelling: bool = False
-) -> list[Event]:
-    """The events that say an attempt failed and what follows: ERROR, and RETRY, FAILED or CANCELLED.
+def conclude(failure: Failure, counts: Counts, *, settings: TaskSettings, now: datetime, random: float) -> list[Event]:
+    """The events that say an attempt failed and what follows: ERROR, and RETRY or FAILED.
 
     `random` is from [0, 1). The caller appends both in one statement.
     """
     error = Event(type="dama/task:ERROR", payload=failure.payload(), error=True)
-    if cancelling:
-        return [error, Event(type="dama/task:CANCELLED")]
-
     errors, crashes = counts.errors, counts.crashes
     if failure.kind in CRASHES:
         crashes += 1
