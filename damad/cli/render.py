@@ -61,19 +61,10 @@ def shown(state: State, events: Sequence[RecordedEvent], tree: Sequence[State]) 
     if len(tree) > 1:
         _print("", _tree(tree, state.etl_context_id))
     _print("")
-    event_table(events)
+    _print(_event_table(events))
     if isinstance(state, TaskState) and state.error:
         error = state.error
         _print("", Text(error.get("traceback") or error.get("message") or "", style="red"))
-
-
-def event_table(events: Iterable[RecordedEvent], *, with_context: bool = False) -> None:
-    """A table of events."""
-    columns = ["version", "time", "type", "payload"]
-    table = _table(*(["context", *columns] if with_context else columns))
-    for event in events:
-        table.add_row(*([str(event.etl_context_id)] if with_context else []), *_cells(event))
-    _print(table)
 
 
 def event_line(event: RecordedEvent) -> None:
@@ -108,6 +99,13 @@ def findings(found: Sequence[Any]) -> None:
         mark = Text("well", style="green") if finding.well else Text("not well", style="red")
         table.add_row(mark, finding.what, finding.detail, finding.advice or "")
     _print(table)
+
+
+def _event_table(events: Iterable[RecordedEvent]) -> Table:
+    table = _table("version", "time", "type", "payload")
+    for event in events:
+        table.add_row(*_cells(event))
+    return table
 
 
 def _cells(event: RecordedEvent) -> tuple[str, str, Text, Text]:
