@@ -8,7 +8,6 @@ Stopping leaves the workers' processes alone: the next daemon finds them by thei
 import asyncio
 import logging
 import os
-import random
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import structlog
 import uvloop
 
 from damad import config, context, statefolder, stderrlog, systemd
+from damad.backoff import Backoff
 from damad.config import Config
 from damad.errors import Unavailable, unwrapped
 from damad.eventstore import listener
@@ -36,7 +36,6 @@ LOCK_TIMEOUT: Final = 3.0
 """Seconds until the daemon gives up on a context that somebody holds in an open transaction."""
 ANSWER_TIMEOUT: Final = 15.0
 """Seconds until the daemon takes a connection for lost on which a statement is not answered."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 def main(settings: Config) -> None:
@@ -116,7 +115,7 @@ async def _migrated(database: Database, settings: Config, *, first: bool = False
     """True once the schema is up to date. The first look does not wait for a Postgres that is away."""
     if not settings.auto_migrate:
         return True
-    pause = _FIRST_PAUSE
+    backoff = Backoff()
     while True:
         try:
             done = await migrate(database)
@@ -128,8 +127,7 @@ async def _migrated(database: Database, settings: Config, *, first: bool = False
             if done.changed:
                 log.info("the schema was brought up to date", pg_env=database.pg_env, version=done.after)
             return True
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        await backoff.pause()
 
 
 async def _supervise(

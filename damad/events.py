@@ -5,7 +5,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from damad import background, context
+from damad.backoff import Backoff
 from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.feed import Feed
@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 POLL_INTERVAL: Final = 5.0
 """Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAGE: Final = 1000
 _LAST_VERSION: Final = 2**63 - 1
 
@@ -102,14 +101,13 @@ async def record(new: Sequence[Event]) -> list[RecordedEvent]:
 
 async def persist(operation: Callable[[], Awaitable[T]]) -> T:
     """The result of an operation that is safe to repeat, repeated until Postgres is there to answer."""
-    pause = _FIRST_PAUSE
+    backoff = Backoff()
     while True:
         try:
             return await operation()
         except Unavailable as error:
             log.warning("%s; trying again", error)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        await backoff.pause()
 
 
 async def append(

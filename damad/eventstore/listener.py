@@ -6,13 +6,13 @@ A NOTIFY is a hint and never the news: whoever is woken reads the log. So every 
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
 
+from damad.backoff import Backoff
 from damad.errors import Unavailable
 from damad.eventstore.refusals import translated
 
@@ -29,7 +29,6 @@ PING_INTERVAL: Final = 15.0
 PING_TIMEOUT: Final = 5.0
 DEAF_INTERVAL: Final = 1.0
 """Seconds between looks at the log while no hint can be heard."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 log = logging.getLogger(__name__)
 
@@ -115,17 +114,16 @@ class Listener:
             self._task = None
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff()
         while True:
             try:
                 await self._listen()
-                pause = _FIRST_PAUSE
+                backoff.reset()
             except Unavailable as error:
                 log.debug("the listener lost its connection: %s", error)
             except Exception:  # a listener that died in silence is the commonest hole of all
                 log.exception("the listener failed; it tries again")
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await backoff.pause()
 
     async def _listen(self) -> None:
         connection = await self._connect()

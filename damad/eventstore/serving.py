@@ -9,20 +9,18 @@ the way of every migration. Who migrates there stops the daemons first.
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
+from damad.backoff import Backoff
 from damad.errors import Unavailable, unwrapped
 from damad.eventstore.migrate import DAEMONS, VERSION, applied, refuse_newer
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ async def serving(database: Database) -> AsyncIterator[None]:
 
 
 async def _count(database: Database, counted: asyncio.Event) -> None:
-    pause = _FIRST_PAUSE
+    backoff = Backoff()
     while True:
         try:
             connection = await database.connect()
@@ -56,14 +54,13 @@ async def _count(database: Database, counted: asyncio.Event) -> None:
                         await connection.execute(query("serve"), DAEMONS, VERSION)
                     refuse_newer((await applied(connection))[0], database.pg_env)
                 counted.set()
-                pause = _FIRST_PAUSE
+                backoff.reset()
                 await _end_of(connection)
             finally:
                 connection.terminate()
         except Unavailable as error:
             log.debug("the session that says who serves %s is lost: %s", database.pg_env, error)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        await backoff.pause()
 
 
 async def _end_of(connection: "asyncpg.Connection[Any]") -> None:

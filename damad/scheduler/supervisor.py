@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from damad import config, failpoints, logs, processes
+from damad.backoff import Backoff
 from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.pools import Database
@@ -33,7 +34,6 @@ from damad.scheduler.observation import Key, Observer
 
 log = structlog.get_logger()
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _BUSY_PAUSE: Final = 1.0
 _LAST_WORDS: Final = 3.0
 """Seconds that runs in this process have, after their grace, to say that they are handed back."""
@@ -91,18 +91,17 @@ class Supervisor:
                     self._observer.close()
 
     async def _watch(self, bell: listener.Subscription) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff()
         while True:
             try:
                 await bell.wait(await self.round())
-                pause = _FIRST_PAUSE
+                backoff.reset()
                 continue
             except Unavailable as error:
                 log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
             except Exception:  # a fault in one round is no reason to leave every task of the host alone
                 log.exception("a round of the supervisor failed", pg_env=self._database.pg_env)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await backoff.pause()
             if self._revive is not None:
                 await self._revive()
 
