@@ -63,7 +63,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
-_SIMPLE: Final = ("state_dir", "host", "port", "worker_roots", *_DURATIONS, *_SIZES, "auto_migrate")
+_SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
+"""Those that are one value and no table of names."""
 _CREDENTIALS: Final = frozenset({
     "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY", "PGSSLPASSWORD", "POSTGRES_PASSWORD",
     "POSTGRES_PASSWORD_FILE",
@@ -86,7 +87,7 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
     environ = os.environ if environ is None else environ
     layers = [_read_file(SYSTEM_FILE), _read_file(LOCAL_FILE), _read_environment(environ)]
     layers.append(
-        {name: _sourced(value, "the command line") for name, value in (given or {}).items() if value is not None}
+        {name: _Sourced(value, "the command line") for name, value in (given or {}).items() if value is not None}
     )
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -99,8 +100,8 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
                     known.update(table)
             else:
                 merged[name] = value
-    merged.setdefault("state_dir", _sourced(str(_default_state_dir(environ)), "the default"))
-    merged.setdefault("worker_roots", _sourced(["workers"], "the default"))
+    merged.setdefault("state_dir", _Sourced(str(_default_state_dir(environ)), "the default"))
+    merged.setdefault("worker_roots", _Sourced(["workers"], "the default"))
     return _build(merged)
 
 
@@ -125,11 +126,10 @@ def notify_socket(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 class _Sourced(msgspec.Struct, frozen=True):
+    """A value as it was given, and where."""
+
     value: Any
     source: str
-
-
-_sourced = _Sourced
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -154,7 +154,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         if name in ("pg_env", "queue"):
             layer[name] = _read_tables(name, value, path)
         elif name in _SIMPLE:
-            layer[name] = _sourced(value, str(path))
+            layer[name] = _Sourced(value, str(path))
         else:
             raise ConfigError(f"{path}: there is no setting {name!r}")
     return layer
@@ -169,7 +169,7 @@ def _read_tables(kind: str, tables: Any, path: Path) -> dict[str, dict[str, Any]
             if name not in allowed:
                 raise ConfigError(f"{path}: there is no setting {name!r} in {_section(kind, key)}")
     return {
-        key: {name: _sourced(value, f"{path} {_section(kind, key)}") for name, value in table.items()}
+        key: {name: _Sourced(value, f"{path} {_section(kind, key)}") for name, value in table.items()}
         for key, table in tables.items()
     }
 
@@ -185,13 +185,13 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("DAMAD_").lower()
         if name in _SIMPLE:
-            layer[name] = _sourced(text.split(":") if name == "worker_roots" else text, variable)
+            layer[name] = _Sourced(text.split(":") if name == "worker_roots" else text, variable)
         for kind, allowed in (("pg_env", ("dsn", "dsn_file")), ("queue", _QUEUE)):
             for setting in sorted(allowed, key=len, reverse=True):
                 if name.startswith(f"{kind}_") and name.endswith(f"_{setting}"):
                     key = name[len(kind) + 1 : -len(setting) - 1]
                     if key:
-                        layer.setdefault(kind, {}).setdefault(key, {})[setting] = _sourced(text, variable)
+                        layer.setdefault(kind, {}).setdefault(key, {})[setting] = _Sourced(text, variable)
                         break
     return layer
 
