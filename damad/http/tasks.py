@@ -33,23 +33,15 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
 
 
-class Queued(msgspec.Struct, frozen=True):
-    """The answer for each task. `created` is False where its idempotency_key was seen before."""
-
-    etl_context_id: int
-    created: bool
-
-
 async def queue_tasks(request: web.Request) -> web.Response:
     """POST /tasks: queues one or an array of them, all or none."""
     wire.query(request, wire.NoQuery)
     asked, many = wire.one_or_many(await wire.read_json(request))
     requests = [_task_request(item, pointer) for pointer, item in asked]
     try:
-        done = await tasks.queue_many(requests, pointer="/0" if many and len(requests) == 1 else "")
+        queued = await tasks.queue_many(requests, pointer="/0" if many and len(requests) == 1 else "")
     except InvalidInput as refusal:
         raise _placed(refusal, requests, many) from None
-    queued = [Queued(task.etl_context_id, task.created) for task in done]
     status = 201 if any(task.created for task in queued) else 200
     if many:
         return wire.answer(queued, status=status)
