@@ -1,8 +1,7 @@
 """/contexts/{id}/events: append one or an array, read a page, or follow live."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 import msgspec
 from aiohttp import hdrs, web
@@ -10,18 +9,13 @@ from aiohttp import hdrs, web
 from damad import context, events, tasks
 from damad.errors import InvalidInput
 from damad.http import cursors, sse, wire
-from damad.model.event import RecordedEvent
+from damad.model.event import Event, RecordedEvent
 from damad.model.shape import fit
 
 
-class EventFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EventFields(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An event that is to be appended."""
 
-    type: str
-    payload: Any = None
-    meta: dict[str, Any] | None = None
-    error: bool | None = None
-    event_uuid: UUID | None = None
     expected_version: wire.Version | None = None
 
 
