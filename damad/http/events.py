@@ -70,17 +70,16 @@ async def _page(id_: int, after: int, asked: EventQuery) -> web.Response:
     found = await context.current().store.read(
         id_, after_version=after, types=asked.type or None, limit=asked.limit + 1
     )
-    page = found[: asked.limit]
-    more = len(found) > len(page)
-    return wire.answer({"items": page, "next": cursors.context(id_, page[-1].version) if more else None})
+    return wire.page(found, asked.limit, lambda shown: cursors.context(id_, shown[-1].version))
 
 
 async def _tree_page(id_: int, seen: Mapping[int, int], asked: EventQuery) -> web.Response:
     found = await context.current().store.read_line_since(id_, seen, types=asked.type or None, limit=asked.limit + 1)
-    page = found[: asked.limit]
-    more = len(found) > len(page)
-    after = {**seen, **{event.etl_context_id: event.version for event in page}}
-    return wire.answer({"items": page, "next": cursors.tree(id_, after) if more else None})
+    return wire.page(
+        found,
+        asked.limit,
+        lambda shown: cursors.tree(id_, {**seen, **{event.etl_context_id: event.version for event in shown}}),
+    )
 
 
 async def _stream(request: web.Request, id_: int, after: int, asked: EventQuery) -> web.StreamResponse:

@@ -63,9 +63,7 @@ async def list_tasks(request: web.Request) -> web.Response:
         before=before,
         limit=asked.limit + 1,
     )
-    page = found[: asked.limit]
-    more = len(found) > len(page)
-    return wire.answer({"items": page, "next": cursors.tasks(page[-1].etl_context_id) if more else None})
+    return wire.page(found, asked.limit, lambda shown: cursors.tasks(shown[-1].etl_context_id))
 
 
 async def cancel_task(request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ there (404), whatever it looks like.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from damad.model import strict_json
 from damad.model.shape import misfit
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 
 SETTINGS: Final = web.AppKey[Config]("settings")
 _ID_MAX: Final = 2**63 - 1
@@ -114,6 +115,12 @@ def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None =
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
     )
+
+
+def page(found: Sequence[T], limit: int, next_cursor: Callable[[Sequence[T]], str]) -> web.Response:
+    """A page of what was found, where one more than `limit` was asked for: whether there is more tells its cursor."""
+    items = found[:limit]
+    return answer({"items": items, "next": next_cursor(items) if len(found) > limit else None})
 
 
 def _check_media_type(request: web.Request) -> None:
