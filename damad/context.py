@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -36,6 +36,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path | None = None
     worker_roots: tuple[Path, ...] = ()
     queues: dict[str, config.Queue] = {}
+
+    @classmethod
+    def configured(cls, settings: config.Config, host_id: str | None = None) -> Self:
+        """The host that a configuration describes. Its id lies in its state folder: statefolder.py."""
+        return cls(
+            host_id=host_id,
+            state_dir=settings.state_dir,
+            worker_roots=settings.worker_roots,
+            queues=settings.queues,
+        )
 
     def queue(self, name: str) -> config.Queue:
         """The configuration of a queue, also of one that no one configured."""
@@ -122,8 +132,7 @@ def _database(pg_env: str) -> Database:
 
 @cache
 def _host() -> Host:
-    settings = config.load()
-    return Host(state_dir=settings.state_dir, worker_roots=settings.worker_roots, queues=settings.queues)
+    return Host.configured(config.load())
 
 
 @cache

@@ -147,12 +147,7 @@ async def _supervise(
 
 
 def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:
-    host = context.Host(
-        host_id=host_id,
-        state_dir=settings.state_dir,
-        worker_roots=settings.worker_roots,
-        queues=settings.queues,
-    )
+    host = context.Host.configured(settings, host_id)
     return {
         database.pg_env: context.EtlContext(pg_env=database.pg_env, database=database, host=host)
         for database in databases

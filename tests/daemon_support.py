@@ -96,12 +96,7 @@ class Site:
     @contextmanager
     def here(self, pg_env: str = PG_ENV) -> Iterator[EtlContext]:
         settings = config.load(environ=self.environment)
-        host = Host(
-            host_id=statefolder.make_host_id(self.state_dir),
-            state_dir=self.state_dir,
-            worker_roots=settings.worker_roots,
-            queues=settings.queues,
-        )
+        host = Host.configured(settings, statefolder.make_host_id(self.state_dir))
         with context.run_in(EtlContext(pg_env=pg_env, database=self.databases[pg_env], host=host)) as entered:
             yield entered
 

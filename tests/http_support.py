@@ -128,9 +128,7 @@ async def running(folder: Path, dsn: str, **settings: Any) -> AsyncIterator[Hous
     given = {"state_dir": folder / "state", "port": 0, "worker_roots": (workers,)} | settings
     config = Config(**given, queues={"fast": Queue(defaults={"retry_limit": 7})})
     database = Database(PG_ENV, dsn, lock_timeout=1.0)
-    host = Host(
-        host_id=str(uuid4()), state_dir=config.state_dir, worker_roots=config.worker_roots, queues=config.queues
-    )
+    host = Host.configured(config, str(uuid4()))
     app = make_app({PG_ENV: EtlContext(pg_env=PG_ENV, database=database, host=host)}, settings=config, token=TOKEN)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)

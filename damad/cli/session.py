@@ -43,12 +43,7 @@ async def opened(
     """
     settings = settings or configuration(where)
     name = _chosen(where.pg_env, settings)
-    host = context.Host(
-        host_id=statefolder.host_id(settings.state_dir),
-        state_dir=settings.state_dir,
-        worker_roots=settings.worker_roots,
-        queues=settings.queues,
-    )
+    host = context.Host.configured(settings, statefolder.host_id(settings.state_dir))
     server = None
     if settings.embedded:
         statefolder.prepare(settings.state_dir)
