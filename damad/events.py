@@ -23,8 +23,6 @@ from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, p
 
 T = TypeVar("T")
 
-POLL_INTERVAL: Final = 5.0
-"""Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
 _PAGE: Final = 1000
 _LAST_VERSION: Final = 2**63 - 1
 
@@ -180,7 +178,7 @@ async def ended(etl_context_id: int) -> RecordedEvent:
     await store.state(etl_context_id)
     with store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
         while (event := await store.end_event(etl_context_id)) is None:
-            await bell.wait(POLL_INTERVAL)
+            await bell.wait()
     return event
 
 
@@ -208,7 +206,7 @@ async def follow(
                 after_version = event.version
                 yield event
             if len(page) < _PAGE:
-                await bell.wait(POLL_INTERVAL)
+                await bell.wait()
 
 
 async def follow_tree(
@@ -227,7 +225,7 @@ async def follow_tree(
                 seen[event.etl_context_id] = event.version
                 yield event
             if len(page) < _PAGE:
-                await bell.wait(POLL_INTERVAL)
+                await bell.wait()
 
 
 async def everything(*, live: bool = False) -> AsyncIterator[RecordedEvent]:

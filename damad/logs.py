@@ -82,13 +82,13 @@ async def _log_of(etl_context_id: int, attempt: int | None) -> Path | None:
                 return find(etl_context_id, attempt)
             if _is_over(state, attempt):
                 return None
-            await bell.wait(events.POLL_INTERVAL)
+            await bell.wait()
 
 
 async def _end_of(etl_context_id: int, attempt: int) -> None:
     with context.current().store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
         while not _is_over(await events.persist(partial(tasks.status, etl_context_id)), attempt):
-            await bell.wait(events.POLL_INTERVAL)
+            await bell.wait()
 
 
 def _is_over(state: State, attempt: int | None) -> bool:

@@ -268,7 +268,7 @@ async def _ends(ids: Sequence[int]) -> dict[int, RecordedEvent]:
                 ends[event.etl_context_id] = event
             if len(ends) == len(set(ids)):
                 return ends
-            await bell.wait(events.POLL_INTERVAL)
+            await bell.wait()
 
 
 async def _outcome(event: RecordedEvent) -> Any:

@@ -21,8 +21,6 @@ from damad.eventstore.store import event_of
 from damad.model.event import RecordedEvent
 
 PAGE: Final = 1000
-POLL_INTERVAL: Final = 5.0
-"""Seconds between looks while no hint comes."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -83,7 +81,7 @@ class Feed:
                     yield event, page.cursor
                 cursor = page.cursor
                 if not page.full:
-                    await bell.wait(POLL_INTERVAL)
+                    await bell.wait()
 
 
 def _is_of_the_future(cursor: Cursor, snapshot: str) -> bool:

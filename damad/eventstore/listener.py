@@ -27,6 +27,8 @@ _CHANNELS: Final = (EVENT, TASK, PING)
 PING_INTERVAL: Final = 15.0
 """Seconds between the listener's proofs that its connection still carries."""
 PING_TIMEOUT: Final = 5.0
+POLL_INTERVAL: Final = 5.0
+"""Seconds between looks at the log while no hint comes. Hints may be lost; looks are not."""
 DEAF_INTERVAL: Final = 1.0
 """Seconds between looks at the log while no hint can be heard."""
 
@@ -49,7 +51,7 @@ class Subscription:
         """Wakes whoever waits, now or the next time."""
         self._rung.set()
 
-    async def wait(self, timeout: float) -> bool:
+    async def wait(self, timeout: float = POLL_INTERVAL) -> bool:
         """True if it rang within `timeout` seconds."""
         if not self._listener.hears:
             timeout = min(timeout, DEAF_INTERVAL)
