@@ -43,11 +43,8 @@ def main(settings: Config) -> None:
     stderrlog.configure(logging.INFO)
     statefolder.prepare(settings.state_dir)
     with statefolder.only_daemon(settings.state_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
+        with unwrapped():
             runner.run(_serve(settings))
-        except BaseExceptionGroup as several:
-            one = unwrapped(several)
-            raise one from one.__cause__
         _end_at_once()
 
 

@@ -23,6 +23,8 @@ DamadError
 └── RetryIn               exit 1        raised by a worker: failed, try again after so many seconds
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -179,16 +181,6 @@ class TaskCancelled(DamadError):
     title = "The task was cancelled"
 
 
-def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception of a TaskGroup in which one thing failed, however deep it is wrapped; else the group itself."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        if len(found.exceptions) > 1:
-            return group
-        found = found.exceptions[0]
-    return found
-
-
 class NoRetry(DamadError):
     """Raised by a worker whose failure no retry would mend: the task fails at once."""
 
@@ -199,3 +191,17 @@ class RetryIn(DamadError):
     def __init__(self, seconds: float, message: str = "") -> None:
         super().__init__(message or f"try again in {seconds} s")
         self.seconds = seconds
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """A TaskGroup in which one thing failed raises that, however deep it is wrapped, and not a group of one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        one: BaseException = group
+        while isinstance(one, BaseExceptionGroup):
+            if len(one.exceptions) > 1:
+                raise
+            one = one.exceptions[0]
+        raise one from one.__cause__

@@ -32,15 +32,12 @@ async def serving(database: Database) -> AsyncIterator[None]:
     What is inside is cancelled, and Conflict raised, where a newer damad has changed the schema during an outage.
     """
     counted = asyncio.Event()
-    try:
+    with unwrapped():
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_count(database, counted), name=f"serving {database.pg_env}")
             await counted.wait()
             yield
             keeper.cancel()
-    except BaseExceptionGroup as several:
-        one = unwrapped(several)
-        raise one from one.__cause__
 
 
 async def _count(database: Database, counted: asyncio.Event) -> None:
