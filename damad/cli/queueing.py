@@ -118,7 +118,6 @@ async def _change(function: Any, id_: str, json: bool, where: Where) -> int:
 
 async def _stop(state: Any, ambient: Any, configuration: Any) -> Any:
     """Does for one task of this host what a daemon would: stops its process, and says so when it is seen dead."""
-    import asyncio
     import logging
 
     from damad import events, stderrlog, tasks
@@ -129,10 +128,6 @@ async def _stop(state: Any, ambient: Any, configuration: Any) -> Any:
         print(f"damad: it runs on host {state.host_id}, whose daemon stops it", file=sys.stderr)
         return state
     supervisor = Supervisor(ambient.store.database, configuration, ambient.here.host_id)
-    stopping = asyncio.create_task(supervisor.run(only=state.etl_context_id))
-    try:
+    async with supervisor.looking_after(state.etl_context_id):
         await events.ended(state.etl_context_id)
-    finally:
-        stopping.cancel()
-        await asyncio.wait([stopping])
     return await tasks.status(state.etl_context_id)

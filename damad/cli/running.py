@@ -75,24 +75,22 @@ async def _run(
             etl_context_id = await _claim(str(id_), supervisor)
         alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else runs its subtasks
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.stop)
-        supervising = asyncio.create_task(supervisor.run(only=etl_context_id, descendants=alone))
-        try:
+        async with supervisor.looking_after(etl_context_id, descendants=alone):
             event = await events.ended(etl_context_id)
             await supervisor.quiet()
-        finally:
-            supervising.cancel()
-            await asyncio.wait([supervising])
         return await waiting.said(event, traceback=False)  # the worker has said it on this terminal
 
 
 async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:
     """Queues a task and claims it in one transaction, so that no daemon takes it. Raises Conflict for a known key."""
+    import msgspec
+
     from damad import events, tasks
     from damad.cli.queueing import request
     from damad.errors import Conflict, IdempotencyConflict
 
     asked = request(worker, payload, settings)
-    asked = _replace(asked, settings={"retry_limit": 0, **asked.settings})
+    asked = msgspec.structs.replace(asked, settings={"retry_limit": 0, **asked.settings})
     try:
         async with events.transaction() as connection:
             queued = (await tasks.queue_many([asked]))[0]
@@ -121,9 +119,3 @@ async def _claim(id_: str, supervisor: Any) -> int:
             await tasks.retry(etl_context_id)
         await supervisor.claims.one(etl_context_id, on=connection)
     return etl_context_id
-
-
-def _replace(asked: Any, **changed: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(asked, **changed)

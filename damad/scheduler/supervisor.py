@@ -6,7 +6,8 @@ Nothing it keeps in memory matters: what it knows it can learn again from the lo
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -75,13 +76,20 @@ class Supervisor:
         self._failed_launches = 0
         self._runs: asyncio.TaskGroup | None = None
 
-    async def run(self, *, only: int | None = None, descendants: bool = False) -> None:
-        """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first.
-
-        only: look after this one task and claim no other, as `damad run` does · descendants: but for its subtasks.
-        """
-        self._only = only
+    @asynccontextmanager
+    async def looking_after(self, etl_context_id: int, *, descendants: bool = False) -> AsyncIterator[None]:
+        """Runs while the code inside does, for this one task: claims no other · descendants: but for its subtasks."""
+        self._only = etl_context_id
         self._descendants = set() if descendants else None
+        running = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+    async def run(self) -> None:
+        """Runs until it is cancelled. Workers in processes go on; coroutines are handed back first."""
         with self._database.listener().subscribe(listener.TASK) as self._bell:
             async with asyncio.TaskGroup() as self._runs:
                 try:
