@@ -7,10 +7,15 @@ Internals"; https://github.com/pgq/pgq)
 
 Within one difference events come in the order of their ids, which grow with the versions of a context, for both are
 given under its lock.
+
+After a crash Postgres gives transaction ids out again that were used before it, if nothing of them had been written to
+disk; ids of events that somebody saw it never gives again. So what has a higher id than every event that a snapshot saw
+is new to it, whatever its transaction id says.
 """
 
 from collections.abc import AsyncIterator
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -23,14 +28,22 @@ from damad.model.event import RecordedEvent
 PAGE: Final = 1000
 
 
+class Sight(msgspec.Struct, frozen=True, array_like=True):
+    """What was visible at one moment: a snapshot, and the id and event_uuid of the last event that it sees, if any."""
+
+    snapshot: str
+    last: int
+    event_uuid: UUID | None
+
+
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """A place in the feed of one cluster. `shown`: the snapshot whose events were all shown, None at the beginning.
-    `showing`: the one being shown, up to the event `after`."""
+    """A place in the feed of one cluster. `shown`: what was shown, all of it; None at the beginning.
+    `showing`: what is being shown, up to the event `after`."""
 
     system_id: int
     timeline: int
-    shown: str | None
-    showing: str | None
+    shown: Sight | None
+    showing: Sight | None
     after: int
 
 
@@ -50,17 +63,20 @@ class Feed:
 
     async def page(self, cursor: Cursor | None = None, *, limit: int = PAGE) -> Page:
         """The events after a cursor, or from the beginning of the log. Raises CursorGone, Unavailable."""
-        (now,) = await self._database.fetch("feed_now")
+        seen = None if cursor is None else cursor.showing or cursor.shown
+        (now,) = await self._database.fetch("feed_now", seen.last if seen else 0, seen.event_uuid if seen else None)
         if cursor is None:
             cursor = Cursor(now["system_id"], now["timeline"], None, None, 0)
-        known = (cursor.system_id, cursor.timeline) == (now["system_id"], now["timeline"])
-        if not known or _is_of_the_future(cursor, now["snapshot"]):
+        if (cursor.system_id, cursor.timeline) != (now["system_id"], now["timeline"]) or not now["knows"]:
             raise CursorGone("the cursor is of another cluster, or of a past that was restored over; begin again")
-        showing = cursor.showing or now["snapshot"]
+        showing = cursor.showing or Sight(now["snapshot"], now["last"], now["event_uuid"])
         if cursor.shown is None:
-            rows = await self._database.fetch("feed_beginning", showing, cursor.after, limit)
+            rows = await self._database.fetch("feed_beginning", showing.snapshot, showing.last, cursor.after, limit)
         else:
-            rows = await self._database.fetch("feed_difference", cursor.shown, showing, cursor.after, limit)
+            rows = await self._database.fetch(
+                "feed_difference", cursor.shown.snapshot, cursor.shown.last,
+                showing.snapshot, showing.last, cursor.after, limit,
+            )  # fmt: skip
         events = [event_of(row) for row in rows]
         full = len(events) == limit
         if full:
@@ -82,13 +98,3 @@ class Feed:
                 cursor = page.cursor
                 if not page.full:
                     await bell.wait()
-
-
-def _is_of_the_future(cursor: Cursor, snapshot: str) -> bool:
-    """True if the cursor has seen transactions that were not begun yet: older files were put back since."""
-    seen = cursor.showing or cursor.shown
-    return seen is not None and _next_transaction(seen) > _next_transaction(snapshot)
-
-
-def _next_transaction(snapshot: str) -> int:
-    return int(snapshot.split(":")[1])

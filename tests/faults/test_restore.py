@@ -5,14 +5,16 @@ Real clusters: a base backup, a standby that is promoted, a copy of the files of
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from conftest import in_database, make_template, sql
-from daemon_support import Daemon, site_of, until
+from daemon_support import Daemon, gone, site_of, until
 
+from damad import processes
 from damad.errors import CursorGone
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.feed import Cursor, Feed
@@ -32,6 +34,13 @@ class Cluster:
 
     async def stop(self) -> None:
         await asyncio.to_thread(self.server.leave)
+
+    async def crash(self) -> None:
+        """Ends it with everything that it had not written yet."""
+        postmaster = processes.identify(int((self.server.data / "postmaster.pid").read_text().split()[0]))
+        assert postmaster is not None
+        processes.send(postmaster, signal.SIGKILL)
+        await gone(postmaster)
 
     async def backup(self, folder: Path, *more: str) -> "Cluster":
         """A base backup of this one while it runs, not started yet."""
@@ -170,6 +179,35 @@ async def test_a_cursor_of_before_is_gone_in_a_cluster_recovered_from_a_base_bac
         await log.close()
     finally:
         await restored.stop()
+
+
+@pytest.mark.fault(
+    fault="a crash after which transaction ids are given out again",
+    injected="SIGKILL to Postgres, of whose last transactions nothing had reached the disk",
+    invariants="I1 I7",
+)
+async def test_an_event_whose_transaction_id_was_another_ones_before_a_crash_is_shown(primary: Cluster) -> None:
+    await sql(primary.server.dsn, "ALTER SYSTEM SET wal_writer_delay = '10s'")
+    await sql(primary.server.dsn, "SELECT pg_reload_conf()")
+    log = log_of(primary)
+    first = await append(log, 3)
+    async with log.connection() as connection:
+        for _ in range(20):
+            transaction = connection.transaction()
+            await transaction.start()
+            given = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
+            await transaction.rollback()
+    shown, cursor = await read(Feed(log), None)
+    await primary.crash()
+    await log.close()
+    await primary.start()
+    log = log_of(primary)
+    anew = await append(log, 3)
+    async with log.connection() as connection:
+        assert await connection.fetchval("SELECT max(txid::text::bigint) FROM data_manager.event_store") <= given
+    assert (shown, (await read(Feed(log), cursor))[0]) == (first, anew)
+    assert (await read(Feed(log), None))[0] == [*first, *anew]
+    await log.close()
 
 
 async def is_open(log: Database) -> bool:

@@ -1,10 +1,19 @@
--- What snapshot $2 sees and snapshot $1 did not, in the order of ids. $3: after this event · $4: at most
--- Only transactions that were running in $1 or began later can have made it: those the index finds.
+-- What snapshot $3 sees, whose last event is $4, and snapshot $1 did not, whose last event was $2, in the order of ids.
+-- $5: after this event · $6: at most
+-- What snapshot $1 did not see has a higher id than its last event, or was made by a transaction that was running then.
+WITH late AS MATERIALIZED (
+  SELECT e.event_id FROM data_manager.event_store e
+    WHERE e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot)))
+      AND e.event_id <= $2
+      AND e.event_id > greatest($5, (SELECT max(up_to_event_id) FROM data_manager.feed_epochs))
+), new AS (
+  SELECT e.event_id FROM data_manager.event_store e
+    WHERE e.event_id > greatest($2, $5)
+      AND e.event_id <= $4
+)
 SELECT e.event_id, e.etl_context_id, e.version, e.event_uuid, e.type, e.payload, e.meta, e.error, e._created_timestamp
-  FROM data_manager.event_store e
-  WHERE (e.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
-      OR e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot))))
-    AND pg_visible_in_snapshot(e.txid, $2::text::pg_snapshot)
-    AND e.event_id > greatest($3, (SELECT max(up_to_event_id) FROM data_manager.feed_epochs))
+  FROM (SELECT event_id FROM late UNION ALL SELECT event_id FROM new) AS unseen
+    JOIN data_manager.event_store e USING (event_id)
+  WHERE pg_visible_in_snapshot(e.txid, $3::text::pg_snapshot)
   ORDER BY e.event_id
-  LIMIT $4
+  LIMIT $6
