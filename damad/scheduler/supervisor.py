@@ -189,7 +189,8 @@ class Supervisor:
                 await self._start(task)
             case Release(_, delay):
                 self._failed_launches += delay > 0
-                await self._release(task, held, decision)
+                # Only as it was seen: a run that began meanwhile goes on.
+                await self._append(task, *_said(decision, held, self._clock.now()), expected_version=task.version)
                 self._observer.forget(key)
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
@@ -206,19 +207,14 @@ class Supervisor:
                 await self._append(task, *_said(decision, held, self._clock.now()))
                 self._observer.forget(key)
 
-    async def _append(self, task: HeldTask, *new: Event, on: Any = None) -> None:
+    async def _append(self, task: HeldTask, *new: Event, expected_version: int | None = None, on: Any = None) -> None:
+        """Appends under the fence of the claim. `expected_version`: of the context, before a single event."""
         fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]
-        appends = [Append(etl_context_id=task.etl_context_id, event=event, fence=task.fence) for event in fresh]
-        await self._store.append(appends, on=on)
-
-    async def _release(self, task: HeldTask, held: Held, decision: Release) -> None:
-        """Gives a claim back if it stands as it was seen: a run that began meanwhile goes on."""
-        (said,) = _said(decision, held, self._clock.now())
-        event = msgspec.structs.replace(said, event_uuid=uuid4())
-        append = Append(
-            etl_context_id=task.etl_context_id, event=event, fence=task.fence, expected_version=task.version
+        id_, fence = task.etl_context_id, task.fence
+        await self._store.append(
+            [Append(etl_context_id=id_, event=one, fence=fence, expected_version=expected_version) for one in fresh],
+            on=on,
         )
-        await self._store.append([append])
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
