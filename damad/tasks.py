@@ -26,7 +26,7 @@ from damad.errors import (
 )
 from damad.eventstore import leases, listener
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
-from damad.model import json_value, settings
+from damad.model import settings, shape
 from damad.model.event import SETTINGS_KEY, Event, RecordedEvent, parse
 from damad.model.lifecycle import ENDED
 
@@ -94,7 +94,7 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     if asked.meta is not None and SETTINGS_KEY in asked.meta:
         raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/meta/{SETTINGS_KEY}")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
-    _check_json(meta, "meta", pointer=f"{pointer}/meta")
+    shape.check_json(meta, "meta", pointer=f"{pointer}/meta")
     return NewTask(
         initial=msgspec.structs.replace(initial, meta=meta, event_uuid=initial.event_uuid or uuid4()),
         parent_context_id=asked.parent_context_id,
@@ -104,7 +104,7 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
 
 def _initial(asked: TaskRequest, pointer: str) -> Event:
     if asked.initial_event is None:
-        _check_json(asked.payload, "the payload", pointer=f"{pointer}/payload")
+        shape.check_json(asked.payload, "the payload", pointer=f"{pointer}/payload")
         return Event(type=":INITIAL", payload=asked.payload)
     if asked.payload is not None:
         raise InvalidInput("payload and initial_event exclude each other", pointer=f"{pointer}/payload")
@@ -176,7 +176,7 @@ async def progress(fraction: float, note: str | None = None) -> None:
     if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise InvalidInput(f"{fraction!r} is no fraction from 0 to 1", pointer="/fraction")
     payload = {"fraction": fraction, "note": note}
-    _check_json(payload, "the progress")
+    shape.check_json(payload, "the progress")
     await events.record([Event(type="dama/task:PROGRESS", payload=payload)])
 
 
@@ -191,7 +191,7 @@ async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     result = function(*arguments)
     if inspect.isawaitable(result):
         result = await result
-    _check_json(result, f"the result of step {name!r}")
+    shape.check_json(result, f"the result of step {name!r}")
     payload = {"name": name, "result": result}
     said = Event(type="dama/task:STEP", payload=payload, event_uuid=_uuid("dama/task:STEP", name))
     if events.leave_to_transaction(said):
@@ -292,13 +292,6 @@ async def _holding_no_slot() -> AsyncIterator[None]:
         await asyncio.shield(events.persist(lambda: leases.set_waiting(database, id_, fence, False)))
 
 
-def _check_json(value: Any, what: str, *, pointer: str = "") -> None:
-    try:
-        json_value.check(value)
-    except json_value.NotJson as error:
-        raise InvalidInput(f"{what} holds {error}", pointer=f"{pointer}{error.pointer}") from None
-
-
 def _uuid(type_: str, name: str) -> UUID:
     """The event_uuid of a durable call: the same for each call of this name, so that the log takes one."""
     return uuid5(_DURABLE_CALLS, f"{context.current_id()} {type_} {name}")
@@ -308,7 +301,7 @@ async def _named(type_: str, name: str) -> RecordedEvent | Event | None:
     """The event that a durable call of this name recorded, or will have if this transaction commits."""
     if not isinstance(name, str):
         raise InvalidInput(f"{name!r} is no name", pointer="/name")
-    _check_json(name, "the name", pointer="/name")
+    shape.check_json(name, "the name", pointer="/name")
     for event in events.left_to_transaction():
         if event.event_uuid == _uuid(type_, name):
             return event

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from damad.errors import InvalidInput
-from damad.model import json_value, shape
+from damad.model import shape
 
 TASK_PREFIX: Final = "dama/task:"
 """Types that begin so are damad's own."""
@@ -92,10 +92,7 @@ def parse(value: Any, *, pointer: str = "") -> Event:
     """
     event = shape.fit(value, _EventFields, pointer=pointer)
     check_type(event.type, pointer=f"{pointer}/type")
-    try:
-        json_value.check({"payload": event.payload, "meta": event.meta})
-    except json_value.NotJson as error:
-        raise InvalidInput(f"an event cannot hold {error}", pointer=f"{pointer}{error.pointer}") from None
+    shape.check_json({"payload": event.payload, "meta": event.meta}, "an event", pointer=pointer)
     return Event(
         type=event.type, payload=event.payload, meta=event.meta, error=event.error, event_uuid=event.event_uuid
     )

@@ -12,7 +12,7 @@ import msgspec
 
 from damad import units
 from damad.errors import InvalidInput
-from damad.model import json_value, shape
+from damad.model import shape
 
 _DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
 _INTEGERS = ("priority", "retry_limit")
@@ -58,10 +58,7 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
     if "start_after" in plain:
         plain["start_after"] = _start_after(plain["start_after"], f"{pointer}/start_after")
     settings = shape.fit(plain, TaskSettings, pointer=pointer)
-    try:
-        json_value.check(plain)
-    except json_value.NotJson as error:
-        raise InvalidInput(f"task settings hold {error}", pointer=f"{pointer}{error.pointer}") from None
+    shape.check_json(plain, "task settings", pointer=pointer)
     _check_ranges(settings, pointer)
     return plain
 

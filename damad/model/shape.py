@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from damad.errors import InvalidInput
+from damad.model import json_value
 
 T = TypeVar("T")
 
@@ -34,6 +35,14 @@ def misfit(error: msgspec.ValidationError) -> tuple[str, list[str]]:
     if named := _FIELD_IN_MESSAGE.search(reason):
         way.append(named[1])
     return reason, way
+
+
+def check_json(value: Any, what: str, *, pointer: str = "") -> None:
+    """Raises InvalidInput, which says that `what` cannot hold it and where it stands, unless the value is JSON."""
+    try:
+        json_value.check(value)
+    except json_value.NotJson as error:
+        raise InvalidInput(f"{what} cannot hold {error}", pointer=f"{pointer}{error.pointer}") from None
 
 
 def child(pointer: str, key: str) -> str:
