@@ -19,7 +19,7 @@ from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.feed import Feed
 from damad.eventstore.store import Append, Appended
-from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, parse
+from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, parse
 
 T = TypeVar("T")
 
@@ -285,8 +285,5 @@ def _from_worker(event: Any) -> Event:
 def _not_reserved(event: Event, pointer: str) -> Event:
     if event.type.startswith(TASK_PREFIX):
         raise InvalidInput(f"types that begin with {TASK_PREFIX} are damad's own", pointer=f"{pointer}/type")
-    if event.meta and SETTINGS_KEY in event.meta:
-        raise InvalidInput(
-            f"meta.{SETTINGS_KEY} is reserved; queue a task instead", pointer=f"{pointer}/meta/{SETTINGS_KEY}"
-        )
+    check_meta(event.meta, pointer=f"{pointer}/meta")
     return event

@@ -27,7 +27,7 @@ from damad.errors import (
 from damad.eventstore import leases, listener
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
 from damad.model import settings, shape
-from damad.model.event import SETTINGS_KEY, Event, RecordedEvent, parse
+from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
 from damad.model.lifecycle import ENDED
 
 __all__ = [
@@ -91,8 +91,7 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     if here.host_id is not None:
         recorded["dama_host_id"] = here.host_id
     initial = _initial(asked, pointer)
-    if asked.meta is not None and SETTINGS_KEY in asked.meta:
-        raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/meta/{SETTINGS_KEY}")
+    check_meta(asked.meta, pointer=f"{pointer}/meta")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
     shape.check_json(meta, "meta", pointer=f"{pointer}/meta")
     return NewTask(
@@ -109,10 +108,9 @@ def _initial(asked: TaskRequest, pointer: str) -> Event:
     if asked.payload is not None:
         raise InvalidInput("payload and initial_event exclude each other", pointer=f"{pointer}/payload")
     initial = parse(asked.initial_event, pointer=f"{pointer}/initial_event")
-    if not initial.type.endswith(":INITIAL") or initial.type.startswith("dama/task:"):
+    if not initial.type.endswith(":INITIAL") or initial.type.startswith(TASK_PREFIX):
         raise InvalidInput("the first event's type ends in :INITIAL", pointer=f"{pointer}/initial_event/type")
-    if initial.meta and SETTINGS_KEY in initial.meta:
-        raise InvalidInput(f"meta.{SETTINGS_KEY} is reserved", pointer=f"{pointer}/initial_event/meta/{SETTINGS_KEY}")
+    check_meta(initial.meta, pointer=f"{pointer}/initial_event/meta")
     return initial
 
 

@@ -85,6 +85,15 @@ def check_type(type_: str, *, pointer: str = "/type") -> None:
         )
 
 
+def check_meta(meta: dict[str, Any] | None, *, pointer: str = "/meta") -> None:
+    """Raises InvalidInput for meta in which somebody wrote task settings: only who queues a task does."""
+    if meta and SETTINGS_KEY in meta:
+        raise InvalidInput(
+            f"meta.{SETTINGS_KEY} is reserved; settings are given when a task is queued, beside its meta",
+            pointer=f"{pointer}/{SETTINGS_KEY}",
+        )
+
+
 def parse(value: Any, *, pointer: str = "") -> Event:
     """An Event out of a plain object as a worker or a client gives it.
 
