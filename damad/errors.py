@@ -1,4 +1,5 @@
-"""Everything damad raises. Each class knows its HTTP status, its exit code and its problem's name.
+"""What damad raises. Each class knows its HTTP status, its exit code and its problem's name. (What only one room raises
+stands in that room: the refusals of HTTP, say.)
 
 DamadError
 ├── InvalidInput          422, exit 2   what was given does not fit; pointer says where

@@ -1,5 +1,5 @@
--- One way to say no: SQLSTATE class DA, the problem's name in HINT, and in DETAIL, as JSON, every value
--- that the caller needs to act. damad/eventstore/refusals.py reads it back.
+-- One way to say no: a SQLSTATE of class DA, which names the problem, and in DETAIL, as JSON, every value that the
+-- caller needs to act. damad/eventstore/refusals.py reads both back.
 --   DA001 illegal-transition   DA002 stale-fence      DA003 version-conflict   DA004 event-uuid-conflict
 --   DA005 unknown-context      DA006 append-only      DA007 invalid-input     DA008 idempotency-conflict
 --   DA009 unfinished-error     DA010 upgrade-blocked
