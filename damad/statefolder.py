@@ -3,6 +3,7 @@ and the embedded Postgres."""
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,18 +40,29 @@ def make_host_id(state_dir: Path) -> str:
     prepare(state_dir)
     if (known := host_id(state_dir)) is not None:
         return known
-    draft = state_dir / f"{HOST_ID_FILE}.{os.getpid()}"
     try:
-        draft.write_text(f"{uuid4()}\n")
-        with suppress(FileExistsError):
-            os.link(draft, state_dir / HOST_ID_FILE)
+        make_once(state_dir / HOST_ID_FILE, f"{uuid4()}\n")
     except OSError as error:
         raise ConfigError(f"{state_dir / HOST_ID_FILE} cannot be made: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
     drawn = host_id(state_dir)
     assert drawn is not None
     return drawn
+
+
+def make_once(path: Path, text: str) -> None:
+    """Makes a file for its owner alone, unless one is there.
+
+    Written beside and then linked: nobody ever sees half of it, and of two who make it one does. Raises OSError.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def has_daemon(state_dir: Path) -> bool:

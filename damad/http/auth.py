@@ -4,7 +4,6 @@ The Host header is checked before anything else, because a web page can have its
 Origin, because a web page can send requests that it cannot read the answers of.
 """
 
-import contextlib
 import hmac
 import ipaddress
 import os
@@ -16,6 +15,7 @@ from typing import Final
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
+from damad import statefolder
 from damad.errors import ConfigError
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorized
 from damad.http.wire import SETTINGS
@@ -35,7 +35,11 @@ def token(state_dir: Path) -> str:
     """
     path = state_dir / "token"
     if not path.exists():
-        _make_token(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            statefolder.make_once(path, secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
+        except OSError as error:
+            raise ConfigError(f"the token in {path} cannot be made: {error.strerror}") from None
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -47,22 +51,6 @@ def token(state_dir: Path) -> str:
     if not text:
         raise ConfigError(f"there is no token in {path}; remove the file and a new one is made")
     return text
-
-
-def _make_token(path: Path) -> None:
-    """Written beside and then linked: nobody ever sees half a token, and of two daemons one makes it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(beside, path)
-    except OSError as error:
-        raise ConfigError(f"the token in {path} cannot be made: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @web.middleware
