@@ -27,7 +27,8 @@ from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.serving import serving
 from damad.http import auth
-from damad.http.app import Addresses, make_app, serve, taken
+from damad.http.app import make_app
+from damad.http.listening import Addresses, serve, taken
 from damad.scheduler.supervisor import Supervisor
 
 log = structlog.get_logger()

@@ -19,7 +19,8 @@ from damad.config import Config, Queue
 from damad.context import EtlContext, Host
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
-from damad.http.app import Addresses, make_app, serve, taken
+from damad.http.app import make_app
+from damad.http.listening import Addresses, serve, taken
 from damad.http.shutdown import WAITS
 from damad.model.event import Event, RecordedEvent
 

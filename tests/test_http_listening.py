@@ -13,7 +13,7 @@ from http_support import SOON, House, Stream, running
 
 from damad.config import Config
 from damad.errors import ConfigError
-from damad.http.app import taken
+from damad.http.listening import taken
 
 
 async def test_port_0_is_a_free_one_and_said(dsn: str, tmp_path: Path) -> None:

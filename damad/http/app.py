@@ -1,4 +1,4 @@
-"""Puts the HTTP front together: which path leads where, through which doors."""
+"""Puts the HTTP front together: which path leads where, and what every request passes on its way there."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,10 +11,7 @@ from damad.config import Config
 from damad.context import EtlContext
 from damad.errors import NotFound
 from damad.http import auth, contexts, events, logs, problems, tasks, wire
-from damad.http.listening import Addresses, serve, taken
 from damad.http.shutdown import WAITS, Waits, end_waits
-
-__all__ = ["Addresses", "make_app", "serve", "taken"]
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
 _ROOT: Final = "/v1/{pg_env}"
