@@ -11,9 +11,9 @@ import pytest
 
 from damad import context, processes, tasks
 from damad.config import Config
+from damad.doctor import Finding, examine
 from damad.eventstore.pools import Database
 from damad.runner import records
-from damad.scheduler.doctor import Finding, examine
 
 Here = Callable[..., AbstractContextManager[Any]]
 

@@ -58,7 +58,7 @@ def doctor(*, json: Json = False, where: Where | None = None) -> int:
 
 async def _doctor(json: bool, where: Where) -> int:
     from damad.cli import render, session
-    from damad.scheduler.doctor import examine
+    from damad.doctor import examine
 
     settings = session.configuration(where)
     async with session.opened(where, settings, schema=False) as ambient:
