@@ -1,9 +1,11 @@
 -- What snapshot $3 sees, whose last event is $4, and snapshot $1 did not, whose last event was $2, in the order of ids.
 -- $5: after this event · $6: at most
--- What snapshot $1 did not see has a higher id than its last event, or was made by a transaction that was running then.
+-- What snapshot $1 did not see has a higher id than its last event, or was made by a transaction that was running then:
+-- one that it lists, or that was begun after the last one that had ended.
 WITH late AS MATERIALIZED (
   SELECT e.event_id FROM data_manager.event_store e
-    WHERE e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot)))
+    WHERE (e.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
+        OR e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot))))
       AND e.event_id <= $2
       AND e.event_id > greatest($5, (SELECT max(up_to_event_id) FROM data_manager.feed_epochs))
 ), new AS (

@@ -8,7 +8,9 @@ SELECT s.system_identifier AS system_id,
        pg_current_snapshot()::text AS snapshot,
        coalesce(newest.event_id, 0) AS last,
        newest.event_uuid,
-       $1 = 0 OR EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_id = $1 AND e.event_uuid = $2) AS knows
+       $1::bigint = 0 OR EXISTS (
+         SELECT FROM data_manager.event_store e WHERE e.event_id = $1 AND e.event_uuid = $2
+       ) AS knows
   FROM pg_control_system() s, pg_control_checkpoint() c
     LEFT JOIN (
       SELECT e.event_id, e.event_uuid FROM data_manager.event_store e ORDER BY e.event_id DESC LIMIT 1
