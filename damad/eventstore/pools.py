@@ -17,7 +17,7 @@ from damad.errors import ContextBusy, Unavailable
 from damad.eventstore.listener import Listener
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import Contention, Unanswered, translated
-from damad.eventstore.sessions import CONNECT_TIMEOUT, Sessions, set_codecs
+from damad.eventstore.sessions import CONNECT_TIMEOUT, Sessions, cut, set_codecs
 
 _A_ROW: Final = 0.005
 """Seconds more that a statement has to be answered, for each row that it brings."""
@@ -154,7 +154,7 @@ class Database:
                 async with asyncio.timeout(patience):
                     yield
         except Unanswered:
-            connection.terminate()  # at once: asking the server to cancel would not be answered either
+            cut(connection)
             raise
 
     async def connect(self) -> "asyncpg.Connection[Any]":

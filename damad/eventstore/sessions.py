@@ -83,7 +83,7 @@ class Sessions:
                     for name, value in self._lock_timeout.items():
                         await connection.execute(f"SET LOCAL {name} = '{value}'")
         except TimeoutError:
-            connection.terminate()  # at once: asking to cancel would not be answered either
+            cut(connection)
             raise
         return transaction
 
@@ -101,6 +101,12 @@ class Sessions:
                 await transaction.rollback()
             raise
         await transaction.commit()
+
+
+def cut(connection: "asyncpg.Connection[Any]") -> None:
+    """Ends a connection on which nobody answers, at once: asking the server to cancel would not be answered either."""
+    with suppress(asyncpg.InterfaceError):  # it is cut already, and the pool has it back
+        connection.terminate()
 
 
 async def set_codecs(connection: "asyncpg.Connection[Any]") -> None:

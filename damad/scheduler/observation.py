@@ -79,7 +79,7 @@ class Observer:
     def _look(self, key: Key, started: dict[str, Any] | None) -> tuple[str, decisions.Exit | None]:
         if (coroutine := self._coroutines.get(key)) is not None:
             return (decisions.LOST if coroutine.done() else decisions.ALIVE), None
-        known = records.read_processes(self.folder(key))
+        known = self._known(key, started)
         works = known is not None and processes.alive(known.worker)
         if known is not None and not works:
             processes.send(known.parent, signal.SIGCONT)  # who stopped it would have its worker never be reaped
@@ -97,6 +97,11 @@ class Observer:
         ended = self._ended(key)  # looked at again: it may have been written between the two looks
         return (decisions.LOST, None) if ended is None else (decisions.ENDED, ended)
 
+    def _known(self, key: Key, started: dict[str, Any] | None) -> records.Processes | None:
+        """Who runs it, by its record. Where the log names another worker the record is not of this run."""
+        known, said = records.read_processes(self.folder(key)), _by_event(started)
+        return None if known is None or (said and known.worker not in said) else known
+
     def _ended(self, key: Key) -> decisions.Exit | None:
         exit_ = records.read_exit(self.folder(key))
         if exit_ is None:
@@ -109,7 +114,7 @@ class Observer:
         if (coroutine := self._coroutines.get(key)) is not None:
             coroutine.cancel()
             return
-        known = records.read_processes(self.folder(key))
+        known = self._known(key, started)
         for worker in dict.fromkeys([*([known.worker] if known else []), *_by_event(started)]):
             targets = {worker, *processes.members(worker)}
             if force:
