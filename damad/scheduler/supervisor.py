@@ -219,7 +219,7 @@ class Supervisor:
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
         keys = {key for key in self._observer.known() - held if self._is_ours(key[0])}
-        started = await self._schedule.started([key for key in keys if _proves_little(self._observer.look(key))])
+        started = await self._schedule.started(list(keys))  # the log knows better than a record
         alive = {}
         for key in keys:
             seen = self._observer.look(key, started.get(key))
@@ -347,11 +347,6 @@ def _held(task: HeldTask, me: str, host_id: str) -> Held:
         lease_over=task.lease_over is not False,
         started_at=task.started_at,
     )
-
-
-def _proves_little(seen: decisions.Observed) -> bool:
-    """True where no record proves that a process lives or how it ended: it may be torn, and STARTED knows better."""
-    return seen.process in (decisions.ABSENT, decisions.LOST)
 
 
 def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:

@@ -90,6 +90,7 @@ DAMAGES: dict[str, Damage] = {
     "another start time": naming(start_time=1),
     "our start time": naming_it_with_our_start_time,
     "a stranger for the worker alone": naming_it_as_the_worker_alone,
+    "a living stranger, with all its proof": naming(),
 }
 
 pytestmark = pytest.mark.fault(
