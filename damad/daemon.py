@@ -34,7 +34,9 @@ from damad.scheduler.supervisor import Supervisor
 log = structlog.get_logger()
 
 LOCK_TIMEOUT: Final = 3.0
-"""Seconds until the daemon gives up on a context that somebody holds in an open transaction."""
+"""Seconds until a request gives up on a context that somebody holds in an open transaction."""
+SUPERVISOR_LOCK_TIMEOUT: Final = 0.2
+"""Seconds until the supervisor does: it comes back to that one, and others wait for it."""
 ANSWER_TIMEOUT: Final = 15.0
 """Seconds until the daemon takes a connection for lost on which a statement is not answered."""
 
@@ -101,8 +103,8 @@ async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
 
 
 @asynccontextmanager
-async def _database(name: str, dsn: str) -> AsyncIterator[Database]:
-    database = Database(name, dsn, application_name="damad", lock_timeout=LOCK_TIMEOUT, answer_timeout=ANSWER_TIMEOUT)
+async def _database(name: str, dsn: str, *, lock_timeout: float = LOCK_TIMEOUT) -> AsyncIterator[Database]:
+    database = Database(name, dsn, application_name="damad", lock_timeout=lock_timeout, answer_timeout=ANSWER_TIMEOUT)
     try:
         yield database
     finally:
@@ -140,8 +142,9 @@ async def _supervise(
 
     if not migrated:
         await _migrated(database, settings)
-    async with serving(database):
-        await Supervisor(database, settings, host_id, revive=revive).run()
+    brief = _database(database.pg_env, database.dsn, lock_timeout=SUPERVISOR_LOCK_TIMEOUT)
+    async with serving(database), brief as own:
+        await Supervisor(database, settings, host_id, own=own, revive=revive).run()
 
 
 def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:

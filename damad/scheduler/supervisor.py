@@ -43,8 +43,8 @@ _LAST_WORDS: Final = 3.0
 class Supervisor:
     """Runs the tasks of one pg_env.
 
-    terminal: leave workers on this terminal · debug: pdb or debugpy · revive: called when Postgres is away (to start
-    the embedded one again).
+    own: connections for what the supervisor itself asks, which wait for a lock but briefly · terminal: leave workers on
+    this terminal · debug: pdb or debugpy · revive: called when Postgres is away (to start the embedded one again).
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Supervisor:
         settings_: config.Config,
         host_id: str,
         *,
+        own: Database | None = None,
         terminal: bool = False,
         debug: str | None = None,
         revive: Callable[[], Awaitable[None]] | None = None,
@@ -65,8 +66,8 @@ class Supervisor:
         self._terminal = terminal
         self._debug = debug
         self._revive = revive
-        self._store = EventStore(database)
-        self._schedule = Schedule(database, host_id)
+        self._store = EventStore(own or database)
+        self._schedule = Schedule(own or database, host_id)
         self.holder = processes.as_holder(processes.myself(), host_id)
         self._clock = Clock()
         self.claims = Claims(self._store, self._schedule, settings=settings_, holder=self.holder, clock=self._clock)
@@ -136,10 +137,7 @@ class Supervisor:
         self._clock.set(holding.at)
         tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
-        moments = [
-            await alone(self._attend(task), poll, pg_env=self._database.pg_env, etl_context_id=task.etl_context_id)
-            for task in tasks
-        ]
+        moments = await self._attend_all(tasks, poll)
         moments += await self._attend_leftovers({_key(task) for task in tasks})
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
@@ -160,6 +158,16 @@ class Supervisor:
         claimed = await self.claims.descendants(self._only, [one for one in held if one.etl_context_id != self._only])
         self._descendants |= claimed
         return bool(claimed)
+
+    async def _attend_all(self, tasks: list[HeldTask], poll: float) -> list[float]:
+        """Does what each of them needs, side by side: one whose context somebody holds keeps no other waiting."""
+        about = {"pg_env": self._database.pg_env}
+        attending = [alone(self._attend(task), poll, **about, etl_context_id=task.etl_context_id) for task in tasks]
+        moments = await asyncio.gather(*attending, return_exceptions=True)
+        for moment in moments:
+            if isinstance(moment, BaseException):
+                raise moment
+        return [moment for moment in moments if not isinstance(moment, BaseException)]
 
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""

@@ -4,6 +4,7 @@ HOLD_SECONDS (10) says for how long; 60 is for tests by hand.
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import aiohttp
 import history
 import pytest
 import pytest_asyncio
-from daemon_support import PG_ENV, Daemon, Site, gone, until
+from daemon_support import PG_ENV, Daemon, Site, gone, site_of, until
 from network_support import CRASHES_ONCE, GOOD, LOGGED, site_behind_proxy
 from proxy import Proxy
+
+from damad import processes
 
 HOLD_SECONDS = float(os.environ.get("HOLD_SECONDS", "10"))
 
@@ -43,8 +46,40 @@ async def network(template: str, tmp_path: Path) -> AsyncIterator[tuple[Site, Pr
         yield found
 
 
+@pytest_asyncio.fixture
+async def many(template: str, tmp_path: Path) -> AsyncIterator[Site]:
+    settings = {"DAMAD_POLL_INTERVAL": "500ms", "DAMAD_QUEUE_DEFAULT_CONCURRENCY": "20"}
+    async with site_of(tmp_path, template, DAMAD_QUEUE_DEFAULT_RETRY_DELAY="10ms", **settings) as site:
+        yield site
+
+
 @pytest.mark.fault(
-    fault=f"two workers hold transactions with rows and dispatched events open for {HOLD_SECONDS:g} s",
+    fault="somebody holds the rows of a dozen contexts whose workers have died",
+    injected="SELECT … FOR UPDATE in a session beside it, and SIGKILL to the workers",
+    invariants="I3 I4 I6 I8",
+)
+async def test_contexts_that_somebody_holds_hold_up_no_other(many: Site) -> None:
+    daemon = Daemon(many)
+    await daemon.start()
+    with many.gate() as gate:
+        ids = [await many.hold(gate, retry_limit=1) for _ in range(12)]
+        workers = [await many.process(id_) for id_ in ids]
+        async with many.store().transaction() as connection:
+            await connection.execute(
+                "SELECT FROM data_manager.etl_contexts WHERE etl_context_id = ANY ($1) FOR UPDATE", ids
+            )
+            for worker in workers:
+                processes.send(worker, signal.SIGKILL)
+            for _ in range(3):  # each would have to wait for twelve others, several times over
+                assert (await many.run("def main():\n    return {}\n")).state == "done"
+    assert [((state := await many.ended(id_)).state, state.attempt) for id_ in ids] == [("done", 2)] * 12
+    await daemon.quiet()
+    await many.verified()
+    assert await daemon.stop() == 0
+
+
+@pytest.mark.fault(
+    fault="two workers hold transactions with rows and dispatched events open for long",
     injected="workers that wait in events.transaction(); one of them is cancelled meanwhile",
     invariants="I2 I3 I4 I6 I8 I9 I11",
 )
