@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,29 @@ def test_a_folder_or_nothing_in_the_place_of_a_record_says_nothing(run: Path) ->
     assert (records.read_processes(run), records.read_exit(run)) == (None, None)
     for name in ("process.json", "exit.json"):
         (run / name).mkdir()
+    assert (records.read_processes(run), records.read_exit(run)) == (None, None)
+
+
+@pytest.mark.parametrize("written", [b"", b'{"exit_code": 0, "signal": null, "oom": false, "ended_at": 1.0}'])
+def test_a_fifo_in_the_place_of_a_record_says_nothing_and_nobody_waits_for_it(run: Path, written: bytes) -> None:
+    for name in ("process.json", "exit.json"):
+        (run / name).unlink()
+        os.mkfifo(run / name)
+    ends = [os.open(run / name, os.O_RDWR) for name in ("process.json", "exit.json") if written]
+    try:
+        for end in ends:
+            os.write(end, written)
+        assert (records.read_processes(run), records.read_exit(run)) == (None, None)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["a FIFO", "a device"])
+def test_what_is_no_file_says_nothing_and_ends(run: Path, make: Callable[[Path], None]) -> None:
+    for name in ("process.json", "exit.json"):
+        (run / name).unlink()
+        make(run / name)
     assert (records.read_processes(run), records.read_exit(run)) == (None, None)
 
 

@@ -10,6 +10,7 @@ it is one in every part. This module imports little: the runner's parent loads i
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -100,7 +101,15 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """The record; an empty one where it is torn, or what stands there is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _text(path: Path) -> str:
+    """What a regular file holds. Raises OSError for all else: to read a FIFO would wait for whoever writes into it."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return file.read()
