@@ -6,8 +6,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -98,14 +99,19 @@ async def record(new: Sequence[Event]) -> list[RecordedEvent]:
 
 
 async def persist(operation: Callable[[], Awaitable[T]]) -> T:
-    """The result of an operation that is safe to repeat, repeated until Postgres is there to answer."""
+    """The result of an operation that is safe to repeat, repeated until Postgres is there to answer.
+
+    It says so once, however long that takes: the line is there when somebody looks, and not a thousand of it.
+    """
     backoff = Backoff()
+    try:
+        return await operation()
+    except Unavailable as error:
+        log.warning("%s; trying again until it answers", error)
     while True:
-        try:
-            return await operation()
-        except Unavailable as error:
-            log.warning("%s; trying again", error)
         await backoff.pause()
+        with suppress(Unavailable):
+            return await operation()
 
 
 async def append(
@@ -197,11 +203,15 @@ async def result_of(event: RecordedEvent) -> RecordedEvent:
 async def follow(
     etl_context_id: int, *, after_version: int = 0, types: Sequence[str] | None = None
 ) -> AsyncGenerator[RecordedEvent, None]:
-    """The events of a context after a version: those that are there, then each new one. Ends never by itself."""
+    """The events of a context after a version: those that are there, then each new one. Ends never by itself.
+
+    An outage of Postgres is waited out: who looks on is the last who should have to begin again after it.
+    """
     store = context.current().store
     with store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
         while True:
-            page = await store.read(etl_context_id, after_version=after_version, types=types, limit=_PAGE)
+            read = partial(store.read, etl_context_id, after_version=after_version, types=types, limit=_PAGE)
+            page = await persist(read)
             for event in page:
                 after_version = event.version
                 yield event
@@ -220,7 +230,7 @@ async def follow_tree(
     seen = dict(seen or {})
     with store.database.listener().subscribe(listener.EVENT) as bell:
         while True:
-            page = await store.read_line_since(etl_context_id, seen, types=types, limit=_PAGE)
+            page = await persist(partial(store.read_line_since, etl_context_id, seen, types=types, limit=_PAGE))
             for event in page:
                 seen[event.etl_context_id] = event.version
                 yield event
@@ -229,19 +239,22 @@ async def follow_tree(
 
 
 async def everything(*, live: bool = False) -> AsyncIterator[RecordedEvent]:
-    """The events of all contexts, each once; `live`: and then each new one, however their writers overlap."""
-    feed = Feed(context.current().store.database)
-    if live:
-        async for event, _ in feed.follow():
-            yield event
-        return
-    page = await feed.page()
-    while True:
-        for event in page.events:
-            yield event
-        if not page.full:
-            return
-        page = await feed.page(page.cursor)
+    """The events of all contexts, each once; `live`: and then each new one, however their writers overlap.
+
+    Raises Unavailable where Postgres is away at the beginning; an outage after that is waited out.
+    """
+    database = context.current().store.database
+    feed = Feed(database)
+    with database.listener().subscribe(listener.EVENT) if live else nullcontext() as bell:
+        page = await feed.page()
+        while True:
+            for event in page.events:
+                yield event
+            if not page.full:
+                if bell is None:
+                    return
+                await bell.wait()
+            page = await persist(partial(feed.page, page.cursor))
 
 
 @asynccontextmanager

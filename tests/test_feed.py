@@ -137,13 +137,3 @@ async def test_events_of_a_database_that_was_restored_are_shown_from_the_beginni
     assert [event.etl_context_id for event in shown] == [id_]
     await store.append([Append(etl_context_id=id_, event=Event(type=":AFTER"))])
     assert [event.type for event in (await rest(feed, cursor))[0]] == [":AFTER"]
-
-
-async def test_follow_goes_on_with_each_new_event(store: EventStore) -> None:
-    feed, id_ = Feed(store.database), await begun(store)
-    live = feed.follow()
-    assert (await anext(live))[0].type == ":INITIAL"
-    upcoming = asyncio.ensure_future(anext(live))
-    await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
-    async with asyncio.timeout(10):
-        assert (await upcoming)[0].type == ":A"

@@ -128,6 +128,8 @@ async def _events(
 
 
 async def _of_one(etl_context_id: int, after_version: int, follow: bool) -> Any:
+    from functools import partial
+
     from damad import context
     from damad import events as core
 
@@ -138,7 +140,7 @@ async def _of_one(etl_context_id: int, after_version: int, follow: bool) -> Any:
         return
     async for event in core.follow(etl_context_id, after_version=after_version):
         yield event
-        if await store.end_event(etl_context_id) == event:
+        if await core.persist(partial(store.end_event, etl_context_id)) == event:
             return
 
 

@@ -13,14 +13,12 @@ disk; ids of events that somebody saw it never gives again. So what has a higher
 is new to it, whatever its transaction id says.
 """
 
-from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from damad.errors import CursorGone
-from damad.eventstore import listener
 from damad.eventstore.pools import Database
 from damad.eventstore.store import event_of
 from damad.model.event import RecordedEvent
@@ -84,17 +82,3 @@ class Feed:
         else:
             place = msgspec.structs.replace(cursor, shown=showing, showing=None, after=0)
         return Page(events, place, full)
-
-    async def follow(self, cursor: Cursor | None = None) -> AsyncIterator[tuple[RecordedEvent, Cursor]]:
-        """Each event after a cursor, and then each new one, with the cursor of the page that it came in.
-
-        A reader that resumes by such a cursor gets that page's events again: it knows by event_id which it has.
-        """
-        with self._database.listener().subscribe(listener.EVENT) as bell:
-            while True:
-                page = await self.page(cursor)
-                for event in page.events:
-                    yield event, page.cursor
-                cursor = page.cursor
-                if not page.full:
-                    await bell.wait()

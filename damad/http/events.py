@@ -83,17 +83,10 @@ async def _tree_page(id_: int, seen: Mapping[int, int], asked: EventQuery) -> we
 
 
 async def _stream(request: web.Request, id_: int, after: int, asked: EventQuery) -> web.StreamResponse:
-    place = after
-
-    def cursor_after(event: RecordedEvent) -> str:
-        nonlocal place
-        place = event.version
-        return cursors.context(id_, place)
-
     return await sse.stream(
         request,
-        lambda: events.follow(id_, after_version=place, types=asked.type or None),
-        cursor_after=cursor_after,
+        events.follow(id_, after_version=after, types=asked.type or None),
+        cursor_after=lambda event: cursors.context(id_, event.version),
     )
 
 
@@ -103,5 +96,5 @@ async def _stream_tree(request: web.Request, id_: int, seen: dict[int, int], ask
         return cursors.tree(id_, seen)
 
     return await sse.stream(
-        request, lambda: events.follow_tree(id_, seen=seen, types=asked.type or None), cursor_after=cursor_after
+        request, events.follow_tree(id_, seen=seen, types=asked.type or None), cursor_after=cursor_after
     )

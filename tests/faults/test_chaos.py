@@ -19,10 +19,10 @@ from daemon_support import Daemon, Site, gone, until
 from network_support import LOGGED
 from proxy import Proxy, proxied
 
-from damad import processes
+from damad import context, events, processes
+from damad.context import EtlContext
 from damad.errors import Unavailable
 from damad.eventstore.embedded import EmbeddedPostgres
-from damad.eventstore.feed import Cursor, Feed
 from damad.eventstore.pools import Database
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
@@ -137,7 +137,7 @@ class Chaos:
 
 
 class Reader:
-    """Follows the feed over all contexts through everything, resuming by its cursor."""
+    """Follows the feed over all contexts through everything."""
 
     def __init__(self, dsn: str) -> None:
         self.database = Database("local", dsn, max_size=2, answer_timeout=2.0)
@@ -145,18 +145,14 @@ class Reader:
         self.versions: dict[int, int] = {}
 
     async def follow(self) -> None:
-        cursor: Cursor | None = None
-        page: set[int] = set()
-        while True:
-            try:
-                async for event, place in Feed(self.database).follow(cursor):
-                    if place != cursor:
-                        resumed, page, cursor = page, set(), place
-                    page.add(event.event_id)
-                    if event.event_id not in resumed:
+        with context.run_in(EtlContext(pg_env="local", database=self.database)):
+            while True:
+                try:
+                    async for event in events.everything(live=True):
                         self._take(event)
-            except Unavailable:
-                await asyncio.sleep(0.1)
+                except Unavailable:  # it was away at the very beginning: nothing was shown yet
+                    assert not self.seen
+                    await asyncio.sleep(0.1)
 
     def _take(self, event: Any) -> None:
         assert event.version == self.versions.get(event.etl_context_id, 0) + 1, event
