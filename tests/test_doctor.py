@@ -41,6 +41,14 @@ async def test_a_schema_that_was_changed_is_named(here: Here, settings: Config, 
     assert not schema.well and schema.advice == "run `damad migrate`"
 
 
+async def test_a_trigger_that_was_disabled_is_named(here: Here, settings: Config, database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("ALTER TABLE data_manager.event_store DISABLE TRIGGER event_store_judge")
+    schema = (await found(here, settings))["schema"]
+    assert "trigger event_store_judge of data_manager.event_store is changed" in schema.detail
+    assert not schema.well and schema.advice == "run `damad migrate`"
+
+
 async def test_a_worker_that_others_can_write_is_named(here: Here, settings: Config, workers: Path) -> None:
     (workers / "ok.py").chmod(0o646)
     roots = (await found(here, settings))["worker roots"]

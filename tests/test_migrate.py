@@ -1,6 +1,7 @@
 """`damad migrate`: from nothing, again, twice at once, and not backwards."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ import pytest
 from conftest import in_database, sql
 from test_hostile_writers import waits_for_a_lock
 
-from damad.errors import DamadError
+from damad.errors import Conflict, DamadError
 from damad.eventstore import migrate as migration
 from damad.eventstore.migrate import VERSION, drift, migrate
 from damad.eventstore.pools import Database
@@ -160,3 +161,104 @@ async def test_every_file_of_the_schema_may_be_applied_again(empty: Database) ->
         for file in migration._sql(migration._schema()):
             await connection.execute(file.read_text(encoding="utf-8"))
     assert await objects(empty) == before
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        ("ALTER TABLE data_manager.event_store DISABLE TRIGGER ALL", "trigger event_store_judge of .* is changed"),
+        ("DROP TRIGGER event_store_error_is_concluded ON data_manager.event_store", "error_is_concluded .* missing"),
+        ("ALTER TABLE data_manager.event_store DISABLE TRIGGER event_store_refuse_change", "refuse_change .* changed"),
+        (
+            "DROP INDEX data_manager.event_store_one_final_key",
+            "index data_manager.event_store_one_final_key is missing",
+        ),
+        (
+            "DROP INDEX data_manager.event_store_uuid_key;"
+            "CREATE INDEX event_store_uuid_key ON data_manager.event_store (event_uuid)",
+            "index data_manager.event_store_uuid_key is changed",
+        ),
+        (
+            "ALTER TABLE data_manager.event_store ALTER type DROP NOT NULL",
+            "NOT NULL of data_manager.event_store.type is",
+        ),
+        ("ALTER TABLE data_manager.event_store ALTER legacy DROP DEFAULT", "default of .*legacy is missing"),
+        ("ALTER TABLE data_manager.event_store DROP CONSTRAINT event_store_pkey", "constraint event_store_pkey of"),
+        ("ALTER TABLE data_manager.leases DROP CONSTRAINT leases_etl_context_id_fkey", "leases_etl_context_id_fkey of"),
+        ("ALTER TABLE data_manager.sources DROP COLUMN category", "column data_manager.sources.category is missing"),
+        (
+            "ALTER TABLE data_manager.event_store DROP COLUMN legacy CASCADE",
+            "column data_manager.event_store.legacy is missing",
+        ),
+        ("DROP TABLE data_manager.leases", "column data_manager.leases.fence is missing"),
+        ("DROP VIEW data_manager.dama_task_queue", "view data_manager.dama_task_queue is missing"),
+        (
+            "CREATE OR REPLACE FUNCTION data_manager.require_event() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN NULL; END'",
+            r"function data_manager.require_event\(\) is changed",
+        ),
+    ],
+)
+async def test_what_a_hand_took_from_the_schema_is_named_and_migrate_mends_it(
+    empty: Database, done: str, said: str
+) -> None:
+    await migrate(empty)
+    store = EventStore(empty)
+    id_ = await store.create_context()
+    await store.append([Append(etl_context_id=id_, event=Event(type=":INITIAL"))])
+    before = await fingerprint_of(empty)
+    await sql(empty.dsn, done)
+    found = await drift(empty)
+    assert found is not None and re.search(said, found), found
+    assert (await migrate(empty)).changed
+    assert await drift(empty) is None
+    assert await fingerprint_of(empty) == before
+    assert not (await migrate(empty)).changed
+
+
+async def test_what_others_put_beside_is_no_drift_and_is_left_as_it_is(empty: Database) -> None:
+    theirs = (
+        "ALTER TABLE data_manager.event_store ADD COLUMN of_others_alone int;"
+        "CREATE INDEX of_others_idx ON data_manager.event_store (_created_timestamp);"
+        "CREATE TABLE data_manager.of_others (n int);"
+    )
+    await migrate(empty)
+    await sql(empty.dsn, theirs)
+    assert await drift(empty) is None
+    await sql(empty.dsn, "UPDATE data_manager.damad_schema SET checksum = 'another'")
+    assert (await migrate(empty)).changed
+    await sql(empty.dsn, "DROP TABLE data_manager.of_others; DROP INDEX data_manager.of_others_idx")
+    await sql(empty.dsn, "ALTER TABLE data_manager.event_store DROP COLUMN of_others_alone")
+    assert await drift(empty) is None
+
+
+async def test_a_search_path_changes_nothing_of_what_is_seen(empty: Database) -> None:
+    await migrate(empty)
+    set_for_all = "EXECUTE format('ALTER DATABASE %I SET search_path = data_manager, public', current_database())"
+    await sql(empty.dsn, f"DO $$ BEGIN {set_for_all}; END $$")
+    assert await drift(Database("main", empty.dsn)) is None
+
+
+async def test_what_only_a_hand_can_mend_is_refused_by_name(empty: Database) -> None:
+    await migrate(empty)
+    await sql(empty.dsn, "ALTER TABLE data_manager.sources ALTER description TYPE varchar(7)")
+    with pytest.raises(Conflict, match=r"column data_manager.sources.description is changed"):
+        await migrate(empty)
+    assert "description is changed" in str(await drift(empty))
+
+
+async def test_rows_that_slipped_in_meanwhile_are_the_reason_why_it_cannot_mend(empty: Database) -> None:
+    await migrate(empty)
+    await sql(
+        empty.dsn,
+        "ALTER TABLE data_manager.sources DROP CONSTRAINT sources_name_key;"
+        "INSERT INTO data_manager.sources (name) VALUES ('one'), ('one')",
+    )
+    with pytest.raises(Conflict, match=r"constraint sources_name_key of .* is missing.*unique index"):
+        await migrate(empty)
+    assert "sources_name_key" in str(await drift(empty))
+
+
+async def fingerprint_of(database: Database) -> Any:
+    async with database.connection() as connection:
+        return await migration._fingerprint(connection)
