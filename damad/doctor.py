@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from damad import config, processes
+from damad import config, processes, statefolder
 from damad.context import EtlContext
 from damad.errors import DamadError
 from damad.eventstore import listener
@@ -34,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True):
 async def examine(ambient: EtlContext, settings: config.Config) -> list[Finding]:
     """Looks at everything; what cannot be looked at is a finding too."""
     looks: list[Callable[[EtlContext, config.Config], Awaitable[Finding]]] = [
-        _server, _schema, _clock, _listener, _leases, _runs, _roots
+        _server, _schema, _clock, _listener, _leases, _daemon, _folders, _runs, _roots
     ]  # fmt: skip
     findings = []
     for look in looks:
@@ -84,6 +84,33 @@ async def _leases(ambient: EtlContext, _settings: config.Config) -> Finding:
     if not rows:
         return Finding("leases", True, "none of this host ran out")
     return Finding("leases", False, f"ran out and were not renewed: contexts {ids}", "start `damad serve` on this host")
+
+
+async def _daemon(ambient: EtlContext, settings: config.Config) -> Finding:
+    """Whether somebody looks after what this host holds."""
+    if statefolder.has_daemon(settings.state_dir):
+        return Finding("daemon", True, f"one serves {settings.state_dir}")
+    if ambient.here.host_id is None:
+        return Finding("daemon", True, "none, and nothing has run on this state folder yet")
+    rows = await ambient.store.database.fetch("held", UUID(ambient.here.host_id))
+    ids = ", ".join(str(row["etl_context_id"]) for row in rows if row["etl_context_id"] is not None)
+    if not ids:
+        return Finding("daemon", True, "none, and this host holds no task")
+    return Finding(
+        "daemon", False, f"none, and this host holds tasks: contexts {ids}", "start `damad serve` on this host"
+    )
+
+
+async def _folders(ambient: EtlContext, settings: config.Config) -> Finding:
+    """Whether logs and records have where to go."""
+    folders = [settings.state_dir / name for name in ("logs", "runs")]
+    folders += [folder / ambient.pg_env for folder in folders]
+    wrong = [folder for folder in folders if os.path.lexists(folder) and not folder.is_dir()]
+    if wrong:
+        return Finding(
+            "folders", False, f"no folder: {_listed(wrong)}", f"move it away: `damad serve` makes {wrong[0]}"
+        )
+    return Finding("folders", True, str(settings.state_dir))
 
 
 async def _runs(ambient: EtlContext, settings: config.Config) -> Finding:

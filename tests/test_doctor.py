@@ -9,7 +9,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from damad import context, processes, tasks
+from damad import context, processes, statefolder, tasks
 from damad.config import Config
 from damad.doctor import Finding, examine
 from damad.eventstore.pools import Database
@@ -30,7 +30,8 @@ async def found(here: Here, settings: Config) -> dict[str, Finding]:
 
 async def test_where_all_is_well_it_says_so(here: Here, settings: Config) -> None:
     findings = await found(here, settings)
-    assert list(findings) == ["server", "schema", "clock", "listener", "leases", "runs", "worker roots"]
+    around = ["server", "schema", "clock", "listener", "leases", "daemon", "folders", "runs", "worker roots"]
+    assert list(findings) == around
     assert all(finding.well and finding.advice is None for finding in findings.values()), findings
 
 
@@ -84,6 +85,29 @@ async def test_a_lease_that_nobody_renewed_is_named_if_it_is_this_hosts(
         await connection.execute(claim, others, uuid4())
     leases = (await found(here, settings))["leases"]
     assert not leases.well and leases.detail.endswith(f"contexts {ours}") and "damad serve" in str(leases.advice)
+
+
+@pytest.mark.parametrize("name", ["logs", "runs", "logs/local", "runs/local"])
+async def test_a_file_in_the_place_of_a_folder_is_named(here: Here, settings: Config, name: str) -> None:
+    wrong = settings.state_dir / name
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text("a file")
+    folders = (await found(here, settings))["folders"]
+    assert not folders.well and str(wrong) in folders.detail and "move it away" in str(folders.advice)
+
+
+async def test_tasks_that_this_host_holds_want_a_daemon(here: Here, settings: Config, database: Database) -> None:
+    with here() as ambient:
+        ours = await tasks.queue("ok.py")
+    assert (await found(here, settings))["daemon"].well
+    async with database.connection() as connection:
+        claim = "SELECT data_manager.claim_task($1, $2, 'somebody', interval '1 min')"
+        await connection.execute(claim, ours, ambient.here.host_id)
+    daemon = (await found(here, settings))["daemon"]
+    assert not daemon.well and daemon.detail.endswith(f"contexts {ours}") and "damad serve" in str(daemon.advice)
+    settings.state_dir.mkdir()
+    with statefolder.only_daemon(settings.state_dir):
+        assert (await found(here, settings))["daemon"].well
 
 
 async def test_a_postgres_that_is_away_is_a_finding_and_no_traceback(here: Here, settings: Config) -> None:
