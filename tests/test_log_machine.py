@@ -129,7 +129,7 @@ class Both(RuleBasedStateMachine):
     async def projected(self) -> Context:
         """The projection in the database, which is the fold of its events."""
         async with self.database.connection() as connection:
-            (row,) = await connection.fetch(query("projections"), self.id - 1, 1)
+            (row,) = await connection.fetch(query("projections"), self.id - 1, 1, None)
             logged = (await logged_events(connection, self.id - 1, self.id)).get(self.id, [])
         assert compare(row, logged) == []
         context = Context()
