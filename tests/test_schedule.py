@@ -186,5 +186,5 @@ async def test_a_claim_that_began_after_it_was_looked_at_is_not_released(
     (seen,) = (await schedule.held()).tasks
     await append(store, id_, "dama/task:STARTED", payload={"attempt": 1}, fence=seen.fence)
     with pytest.raises(errors.VersionConflict):
-        await supervisor._release(seen, held(seen, "other", HOST), decisions.Release("it looked dead", 0.0))
+        await supervisor._perform(decisions.Release("it looked dead", 0.0), seen, held(seen, "other", HOST))
     assert (await store.state(id_)).state == "running"
