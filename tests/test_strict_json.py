@@ -151,7 +151,17 @@ def test_the_way_to_a_value_costs_nothing_while_all_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0.1", "0.30000000000000004", "-16.9185510000000000", "0.10000000000000001", "1e22", "9007199254740992.0"]
+    "text",
+    [
+        "0.1",
+        "0.30000000000000004",
+        "-16.9185510000000000",
+        "0.10000000000000001",
+        "1e22",
+        "9007199254740992.0",
+        "5.960464477539063e-08",
+        "5.9604644775390625e-08",
+    ],
 )
 def test_a_number_that_a_double_holds_as_it_was_written_is_taken(text: str) -> None:
     assert decode(text.encode())[0] == float(text)

@@ -88,5 +88,7 @@ def _double(text: str) -> float:
 
 
 def _is_exact(text: str, number: float, digits: int) -> bool:
-    """True if the double, written with as many digits as the text has, is the text's number."""
-    return digits <= _LONGEST_DOUBLE and Decimal(text) == Decimal(f"{number:.{digits - 1}e}")
+    """True if the text is a way to write the double: in as many digits as it has, or in the fewest that tell it."""
+    if digits > _LONGEST_DOUBLE:
+        return False
+    return Decimal(text) in (Decimal(repr(number)), Decimal(f"{number:.{digits - 1}e}"))
