@@ -25,11 +25,15 @@ EMBEDDED: Final = "local"
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """How a queue runs. A queue that no one configured is one with all defaults."""
+    """How a queue runs. A queue that no one configured is one with all defaults.
+
+    preload: modules that are imported once, for the processes of all its tasks.
+    """
 
     concurrency: int = 4
     run_in: str = "process"
     shared: bool = False
+    preload: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
 
 
@@ -74,8 +78,9 @@ _DAEMONS_OWN: Final = frozenset({
     "WATCHDOG_PID", "MAINPID",
 })  # fmt: skip
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MOST_SLOTS: Final = 2**31
-_QUEUE_OWN: Final = ("concurrency", "run_in", "shared")
+_QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(settings.NAMES - {"worker", "queue", "idempotency_key", "run_in"}))
 
 
@@ -295,12 +300,21 @@ def _queue(name: str, table: dict[str, _Sourced]) -> Queue:
                 own[setting] = units.yes_or_no(value)
             elif setting == "run_in":
                 own[setting] = value
+            elif setting == "preload":
+                own[setting] = _modules(value)
             else:
                 defaults |= settings.from_texts({setting: value}) if isinstance(value, str) else {setting: value}
             _check_queue(setting, own.get(setting), defaults)
         except InvalidInput as error:
             raise ConfigError(f"{sourced.source}: {setting}: {error}") from None
     return Queue(**own, defaults=_without_worker(settings.parse({"worker": "-", **defaults})))
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    names = value.split(":") if isinstance(value, str) else value
+    if not (isinstance(names, list) and all(isinstance(name, str) and _MODULE.fullmatch(name) for name in names)):
+        raise InvalidInput(f"{value!r} is no list of modules")
+    return tuple(names)
 
 
 def _without_worker(parsed: dict[str, Any]) -> dict[str, Any]:

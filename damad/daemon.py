@@ -29,6 +29,7 @@ from damad.eventstore.serving import serving
 from damad.http import auth
 from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
+from damad.scheduler.runners import Runners
 from damad.scheduler.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -70,9 +71,11 @@ async def _serve(settings: Config) -> None:
         ready = [await _migrated(database, settings, first=True) for database in databases]
         app = make_app(_contexts(databases, settings, host_id), settings=settings, token=token)
         addresses = await stack.enter_async_context(serve(app, doors))
+        runners = Runners(settings.state_dir, embedded=settings.embedded)
+        stack.push_async_callback(runners.close)
         async with asyncio.TaskGroup() as group:
             running = [
-                group.create_task(_supervise(database, settings, host_id, server, migrated))
+                group.create_task(_supervise(database, settings, host_id, server, runners, migrated))
                 for database, migrated in zip(databases, ready, strict=True)
             ]
             _say_ready(addresses, databases)
@@ -131,7 +134,12 @@ async def _migrated(database: Database, settings: Config, *, first: bool = False
 
 
 async def _supervise(
-    database: Database, settings: Config, host_id: str, server: EmbeddedPostgres | None, migrated: bool
+    database: Database,
+    settings: Config,
+    host_id: str,
+    server: EmbeddedPostgres | None,
+    runners: Runners,
+    migrated: bool,
 ) -> None:
     async def revive() -> None:
         if server is not None:
@@ -144,7 +152,7 @@ async def _supervise(
         await _migrated(database, settings)
     brief = _database(database.pg_env, database.dsn, lock_timeout=SUPERVISOR_LOCK_TIMEOUT)
     async with serving(database), brief as own:
-        await Supervisor(database, settings, host_id, own=own, revive=revive).run()
+        await Supervisor(database, settings, host_id, own=own, runners=runners, revive=revive).run()
 
 
 def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:

@@ -7,6 +7,7 @@ before the start time was compared, so that none reaches a process that took the
 import os
 import re
 import signal
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +39,7 @@ def named(pid: Any, start_time: Any, boot_id: Any) -> Process | None:
     return Process(pid, start_time, boot_id) if numbers and 0 < pid <= _MOST_PIDS and start_time >= 0 else None
 
 
+@cache
 def boot_id() -> str:
     """The id of this boot of the machine: pids and start times of another boot say nothing."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -51,7 +53,13 @@ def identify(pid: int) -> Process | None:
 
 def myself() -> Process:
     """This process."""
-    me = identify(os.getpid())
+    return _identified(os.getpid())
+
+
+@cache
+def _identified(pid: int) -> Process:
+    """A process that lives for as long as this one does: itself."""
+    me = identify(pid)
     assert me is not None
     return me
 
@@ -59,6 +67,17 @@ def myself() -> Process:
 def alive(process: Process) -> bool:
     """True if this very process runs (or is stopped), False if it has ended or its machine was booted since."""
     return identify(process.pid) == process
+
+
+def name(text: str) -> None:
+    """Names this process for whoever lists them: 15 bytes of it are shown."""
+    (_PROC / "self/comm").write_text(text)
+
+
+def stopped(process: Process) -> bool:
+    """True if this very process was stopped by a signal (and is not only traced by a debugger)."""
+    stat = _stat(process.pid)
+    return stat is not None and stat.state == "T" and stat.start_time == process.start_time
 
 
 def open_pidfd(process: Process) -> int | None:

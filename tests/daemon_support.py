@@ -52,6 +52,10 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
 
+_WAITING = ("damad forks", "damad parent")
+"""What the processes are named that fork runs: damad/runner/forkserver.py."""
+
+
 class Site:
     """A state folder, a worker root and databases, and what a test asks of them."""
 
@@ -218,9 +222,19 @@ class Site:
     def _is_mine(self, pid: int) -> bool:
         return f"{_MARK}={self._mark}" in _read(pid, "environ").split("\0")
 
+    def at_work(self, *but: int) -> dict[int, str]:
+        """Every living process of this site but those, and but the fork servers and parents that wait for a run."""
+        others = {pid: line for pid, line in self.processes().items() if pid not in but}
+        parents = {_parent(pid) for pid in others if _name(pid) not in _WAITING}
+        return {pid: line for pid, line in others.items() if _name(pid) not in _WAITING or pid in parents}
+
+    def runners(self) -> list[int]:
+        """The processes that start runs, or wait beside one."""
+        return [pid for pid in self.processes() if _name(pid) in _WAITING]
+
     async def quiet(self, *but: int) -> None:
-        """Returns once no process of this site is left but those."""
-        await until(lambda: set(self.processes()) <= set(but), lambda: self.processes())
+        """Returns once no process of this site is left but those, and what those keep waiting for a run."""
+        await until(lambda: not (self.at_work(*but) if but else self.processes()), lambda: self.processes())
 
     async def close(self) -> None:
         """Ends every process of this site, and its embedded Postgres if it had one."""
@@ -287,6 +301,15 @@ class Daemon:
     async def quiet(self) -> None:
         """Returns once the daemon is the only process of its site."""
         await self.site.quiet(self.pid)
+
+
+def _name(pid: int) -> str:
+    return _read(pid, "comm").strip()
+
+
+def _parent(pid: int) -> int | None:
+    fields = _read(pid, "stat").rpartition(")")[2].split()
+    return int(fields[1]) if fields else None
 
 
 @asynccontextmanager

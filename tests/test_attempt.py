@@ -13,7 +13,7 @@ SOON = 10.0
 def attempt(tmp_path: Path, *, shared: bool, lease: float) -> Attempt:
     """A run whose Postgres is away."""
     claim = Claim(
-        pg_env="local", etl_context_id=1, fence=1, claimer="c", host_id="h", state_dir=tmp_path, worker_roots=(),
+        pg_env="local", etl_context_id=1, fence=1, host_id="h", state_dir=tmp_path, worker_roots=(),
         queues={}, lease=lease, max_result=1000, shared=shared,
     )  # fmt: skip
     return Attempt(claim, Database("local", f"postgresql:///local?host={tmp_path}"))

@@ -55,7 +55,7 @@ def site(daemon: Daemon) -> Site:
 
 
 def workers_processes(daemon: Daemon) -> set[int]:
-    return set(daemon.site.processes()) - {daemon.pid}
+    return set(daemon.site.at_work(daemon.pid))
 
 
 # --- cancel ---
@@ -98,8 +98,10 @@ async def test_one_that_ignores_it_is_killed_with_all_that_it_started_and_only_t
     assert len(family) >= 5
     await site.cancel(id_)
     await site.reaches(id_, "cancelled")
-    left = {process for process in family if processes.alive(process)}
-    assert len(left) <= 1, site.processes()  # at most the runner's parent, on its way out
+    left = {process for process in family if processes.alive(process)} - {
+        processes.identify(pid) for pid in site.runners()
+    }
+    assert not left, site.processes()
     await daemon.quiet()
 
 

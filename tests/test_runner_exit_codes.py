@@ -14,7 +14,6 @@ import pytest_asyncio
 from daemon_support import PG_ENV, Site, site_of, until
 
 from damad import config, logs, processes, statefolder
-from damad.eventstore import leases
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import Append
 from damad.model.event import Event
@@ -56,11 +55,12 @@ class Runner:
     async def start(self, id_: int, fence: int, run: Path | None = None, **environment: str) -> Path:
         """Starts a runner and returns the folder of its records. `run`: another one than the claim's own."""
         claim = Claim(
-            pg_env=PG_ENV, etl_context_id=id_, fence=fence, claimer=self.holder, host_id=self.host_id,
+            pg_env=PG_ENV, etl_context_id=id_, fence=fence, host_id=self.host_id,
             state_dir=self.site.state_dir, worker_roots=(self.site.workers,), queues={}, lease=30.0, max_result=1000,
         )  # fmt: skip
         database = self.site.databases[PG_ENV]
-        assignment = launcher.assign(claim, 1, database=database, settings=self.settings, terminal=False, debug=None)
+        task = await self.site.store().assignment(id_)
+        assignment = launcher.assign(claim, task, database=database, settings=self.settings, terminal=False, debug=None)
         inherited = config.child_environment(self.site.environment) | environment
         assignment = msgspec.structs.replace(assignment, environment=inherited, run=run or assignment.run)
         await launcher.launch(assignment)
@@ -161,21 +161,6 @@ async def test_a_worker_hears_that_its_fence_is_old_when_it_dispatches(runner: R
     assert await runner.code(run) == 103
     assert await site.log(id_) == "refused\n"
     assert ":LATE" not in await site.types(id_)
-
-
-async def test_a_runner_takes_the_lease_over_in_its_own_name(runner: Runner) -> None:
-    site = runner.site
-    with site.gate() as gate:
-        id_ = await site.queue("hold.py", {"gate": str(gate.path)})
-        fence = await runner.claim(id_)
-        run = await runner.start(id_, fence)
-        await site.event(id_, ":HERE")
-        database, worker = site.databases[PG_ENV], await site.process(id_)
-        held = await leases.take(database, id_, fence, claimer=runner.holder, holder=runner.holder, lease=30.0)
-        assert not held
-        holder = processes.as_holder(worker, runner.host_id)
-        assert await leases.take(database, id_, fence, claimer=holder, holder=holder, lease=30.0)
-    assert await runner.code(run) == 0
 
 
 async def test_the_exit_record_says_when_it_ended_and_who_ran(runner: Runner) -> None:

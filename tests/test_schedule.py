@@ -16,8 +16,8 @@ from damad.eventstore.store import Append, EventStore, NewTask
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
 from damad.scheduler import decisions
+from damad.scheduler.observation import held_task as held
 from damad.scheduler.supervisor import Supervisor
-from damad.scheduler.supervisor import _held as held
 
 HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
 SOON = 10.0
@@ -111,30 +111,30 @@ async def test_a_claim_raises_the_fence_and_gives_a_lease(store: EventStore, sch
     id_ = await queued(store)
     for fence in (1, 2):
         await claim(schedule)
-        assert await leases.fence_of(store.database, id_) == fence
+        assert [(task.fence, task.holder) for task in (await schedule.held()).tasks] == [(fence, "me")]
         claimed = (await store.read(id_))[-1]
         assert claimed.type == "dama/task:CLAIMED"
         assert (claimed.payload["fence"], claimed.payload["host_id"]) == (fence, HOST)
         assert claimed.payload["lease_until"] > claimed.created_timestamp.isoformat()
         await append(store, id_, "dama/task:RELEASED", fence=fence)
-        assert await leases.fence_of(store.database, id_) is None
+        assert not await leases.renew(store.database, id_, fence, 60.0)
 
 
-async def test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only(
-    store: EventStore, schedule: Schedule
-) -> None:
+async def test_a_lease_is_renewed_by_its_fence_only(store: EventStore, schedule: Schedule) -> None:
     id_, database = await queued(store), store.database
-    await claim(schedule, holder="supervisor")
+    await claim(schedule, lease=0.0)
 
-    async def take(fence: int, claimer: str) -> bool:
-        return await leases.take(database, id_, fence, claimer=claimer, holder="runner", lease=60.0)
+    async def over() -> bool | None:
+        (held,) = (await schedule.held()).tasks
+        return held.lease_over
 
-    assert not await take(1, "somebody else")
-    assert not await take(2, "supervisor")
-    assert await take(1, "supervisor")
-    assert await take(1, "supervisor"), "the same runner may ask again, for its answer may have been lost"
-    assert await leases.renew(database, id_, 1, 60.0)
+    await leases.renew_all(database, [(id_, 2), (id_ + 1, 1)], 60.0)
     assert not await leases.renew(database, id_, 2, 60.0)
+    assert await over()
+    await leases.renew_all(database, [(id_ + 1, 1), (id_, 1)], 60.0)
+    assert not await over()
+    assert await leases.renew(database, id_, 1, 0.0)
+    assert await over()
     await append(store, id_, ":FINAL")
     assert not await leases.renew(database, id_, 1, 60.0)
 
@@ -176,6 +176,9 @@ async def test_one_task_may_be_claimed_by_name_where_its_state_allows_it(store: 
         await schedule.claim_one(context, holder="me", lease=60.0)
 
 
+LOST = decisions.Observed(process=decisions.LOST)
+
+
 async def test_a_claim_that_began_after_it_was_looked_at_is_not_released(
     store: EventStore, schedule: Schedule, tmp_path: Path
 ) -> None:
@@ -186,5 +189,5 @@ async def test_a_claim_that_began_after_it_was_looked_at_is_not_released(
     (seen,) = (await schedule.held()).tasks
     await append(store, id_, "dama/task:STARTED", payload={"attempt": 1}, fence=seen.fence)
     with pytest.raises(errors.VersionConflict):
-        await supervisor._perform(decisions.Release("it looked dead", 0.0), seen, held(seen, "other", HOST))
+        await supervisor._perform(decisions.Release("it looked dead", 0.0), seen, held(seen, "other", HOST), LOST)
     assert (await store.state(id_)).state == "running"

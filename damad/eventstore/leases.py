@@ -1,18 +1,14 @@
 """Leases: who runs a claimed task, and until when by the database's clock.
 
-A lease is no event, and renewing it never waits for the row of its context. `holder` names a process so that its death
-can be proved (damad/processes.py).
+A lease is no event, and renewing it never waits for the row of its context. `holder` names the process that claimed, so
+that its death can be proved (damad/processes.py). The run renews it, and so does its host for what it sees alive: a run
+may be held up for longer than a lease by one call of C code.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from damad.eventstore.pools import Database
-
-
-async def take(database: Database, etl_context_id: int, fence: int, *, claimer: str, holder: str, lease: float) -> bool:
-    """The runner takes the lease over from the `claimer` that claimed for it. False: it is not there to take."""
-    rows = await database.fetch("take_lease", etl_context_id, fence, claimer, holder, timedelta(seconds=lease))
-    return bool(rows)
 
 
 async def renew(database: Database, etl_context_id: int, fence: int, lease: float) -> bool:
@@ -20,10 +16,10 @@ async def renew(database: Database, etl_context_id: int, fence: int, lease: floa
     return bool(await database.fetch("renew_lease", etl_context_id, fence, timedelta(seconds=lease)))
 
 
-async def fence_of(database: Database, etl_context_id: int) -> int | None:
-    """The fence of whoever holds the lease now, or None where nobody does."""
-    rows = await database.fetch("lease", etl_context_id)
-    return int(rows[0]["fence"]) if rows else None
+async def renew_all(database: Database, held: Sequence[tuple[int, int]], lease: float) -> None:
+    """Prolongs the leases of runs, each an etl_context_id and a fence, by `lease` seconds from now."""
+    ids, fences = [id_ for id_, _ in held], [fence for _, fence in held]
+    await database.fetch("renew_leases", ids, fences, timedelta(seconds=lease))
 
 
 async def set_waiting(database: Database, etl_context_id: int, fence: int, waiting: bool) -> None:

@@ -74,6 +74,7 @@ class Database:
                 timeout=CONNECT_TIMEOUT,
                 connect=self.sessions.open,
                 init=set_codecs,
+                reset=_as_it_is,
             )
             self._farewells[loop] = self._farewell()
             await anext(self._farewells[loop])
@@ -97,14 +98,28 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
-        """A connection of this loop's pool. Raises Unavailable where Postgres is away."""
+        """A connection of this loop's pool, which is lent: what is set in its session is gone afterwards.
+
+        Raises Unavailable where Postgres is away.
+        """
+        async with self._connection() as connection:
+            try:
+                yield connection
+            finally:
+                with suppress(Unavailable), translated():  # one that is lost cannot be reset, nor used again
+                    async with asyncio.timeout(self._answer_timeout):
+                        await connection.reset()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """A connection for statements of ours, which leave nothing behind: no round trip is needed to reset it."""
         with translated():
             pool = await self._pool()
             connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
         try:
             yield connection
         finally:
-            # One that Postgres ended meanwhile cannot be reset: the pool has dropped it then, and nothing is lost.
+            # One that Postgres ended meanwhile is dropped by the pool, and nothing is lost.
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 await pool.release(connection)
 
@@ -122,7 +137,7 @@ class Database:
                 return list(await on.fetch(query(name), *arguments))
         for tries_left in reversed(range(_TRIES)):
             try:
-                async with self.connection() as connection:
+                async with self._connection() as connection:
                     with translated():
                         async with (
                             self.sessions.bounded(connection),
@@ -184,3 +199,7 @@ class Database:
             with suppress(Unavailable), translated():
                 async with asyncio.timeout(_LAST_RELEASES):
                     await pool.close()
+
+
+async def _as_it_is(_: "asyncpg.Connection[Any]") -> None:
+    """What a pool does to a connection that it gets back."""

@@ -49,18 +49,18 @@ class Schedule:
     """The tasks of one pg_env, as one host sees them."""
 
     def __init__(self, database: Database, host_id: str) -> None:
-        self._database = database
+        self.database = database
         self._host_id = UUID(host_id)
 
     async def held(self) -> Holding:
         """What this host holds."""
-        rows = await self._database.fetch("held", self._host_id)
+        rows = await self.database.fetch("held", self._host_id)
         held = [row for row in rows if row["etl_context_id"] is not None]
         return Holding(rows[0]["at"], [_held_task(row) for row in held])
 
     async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
         """Tasks of these queues, which are shared, whose lease ran out on another host."""
-        rows = await self._database.fetch("expired", list(queues), self._host_id)
+        rows = await self.database.fetch("expired", list(queues), self._host_id)
         return [_held_task(row) for row in rows]
 
     async def take_over(self, etl_context_id: int, fence: int, *, on: Any) -> None:
@@ -68,11 +68,11 @@ class Schedule:
 
         Raises StaleFence where the lease is not over, or the task went on.
         """
-        await self._database.fetch("take_over", etl_context_id, fence, on=on)
+        await self.database.fetch("take_over", etl_context_id, fence, on=on)
 
     async def leftovers(self, etl_context_ids: list[int]) -> dict[int, Leftover]:
         """How the tasks named ended, by their ids."""
-        rows = await self._database.fetch("leftovers", etl_context_ids)
+        rows = await self.database.fetch("leftovers", etl_context_ids)
         found = [Leftover(**{name: row[name] for name in Leftover.__struct_fields__}) for row in rows]
         return {leftover.etl_context_id: leftover for leftover in found}
 
@@ -80,33 +80,33 @@ class Schedule:
         """The payloads of the STARTED events of runs, each an etl_context_id and a fence."""
         if not runs:
             return {}
-        rows = await self._database.fetch("started", [id_ for id_, _ in runs], [fence for _, fence in runs])
+        rows = await self.database.fetch("started", [id_ for id_, _ in runs], [fence for _, fence in runs])
         return {(row["etl_context_id"], row["fence"]): row["payload"] for row in rows}
 
     async def queues_with_work(self) -> list[str]:
         """The queues in which some task waits for nothing but a slot."""
-        return [row["queue"] for row in await self._database.fetch("queues_with_work")]
+        return [row["queue"] for row in await self.database.fetch("queues_with_work")]
 
     async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int]]:
         """Queue and id of each descendant of a task that may run here now, first those that come first."""
-        rows = await self._database.fetch("ready_descendants", etl_context_id, self._host_id)
+        rows = await self.database.fetch("ready_descendants", etl_context_id, self._host_id)
         return [(row["queue"], row["etl_context_id"]) for row in rows]
 
     async def next_due(self) -> float | None:
         """Seconds until the next task that waits for its time; None where none does."""
-        rows = await self._database.fetch("next_due", self._host_id)
+        rows = await self.database.fetch("next_due", self._host_id)
         return None if rows[0]["seconds"] is None else max(0.0, rows[0]["seconds"])
 
     async def claim(self, queue: str, slots: int, *, shared: bool, holder: str, lease: float) -> list[int]:
         """Claims up to `slots` tasks of a queue for this host. Higher priority first, equal ones oldest first."""
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             "claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease), repeatable=False
         )
         return [row["etl_context_id"] for row in rows]
 
     async def claim_one(self, etl_context_id: int, *, holder: str, lease: float, on: Any = None) -> None:
         """Claims one task, whoever else might want it. Raises IllegalTransition where its state does not allow it."""
-        await self._database.fetch(
+        await self.database.fetch(
             "claim_one", etl_context_id, self._host_id, holder, timedelta(seconds=lease), on=on, repeatable=False
         )
 

@@ -1,5 +1,6 @@
-"""Runs one attempt of a task: take the lease, load the worker, call main, report.
+"""Runs one attempt of a task: load the worker, call main, report.
 
-`parent.py` is the small process that detaches from the daemon, forks the worker's process, reaps it and writes down
-how it ended; `child.py` is the worker's process; `attempt.py` is what both it and the daemon do around `main`.
+`forkserver.py` has imported everything and forks parents, each with a `line.py` to the daemon. `parent.py` is the
+small process that forks the worker's, reaps it and writes down how it ended; `child.py` is the worker's process;
+`attempt.py` is what both it and the daemon do around `main`.
 """

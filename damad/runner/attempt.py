@@ -1,27 +1,30 @@
 """One attempt of a claimed task, around `main`: begin, renew the lease, conclude. Wherever it runs, it is this.
 
 Whoever knows the outcome appends it, under the fence of its claim. What a process can no longer say for itself (it was
-killed, say) the supervisor says for it; should both, the log takes one.
+killed, say) the supervisor says for it; should both, the log takes one. That it is told twice who may run (by the fence
+and by the table of transitions, which knows one STARTED a claim) is why nobody asks before.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from damad import context, events, failpoints, processes, workerfile
 from damad.config import Queue
-from damad.errors import Conflict, InvalidWorker, Unavailable
+from damad.errors import Conflict, InvalidWorker, StaleFence, Unavailable
 from damad.eventstore import leases
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
 from damad.model import retry, settings
 from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
-from damad.model.lifecycle import ENDED
 from damad.runner import outcome
 from damad.runner.load import NotLoaded, sha256
 
@@ -32,7 +35,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     pg_env: str
     etl_context_id: int
     fence: int
-    claimer: str
     host_id: str
     state_dir: Path
     worker_roots: tuple[Path, ...]
@@ -40,6 +42,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     lease: float
     max_result: int
     shared: bool = False
+
+
+_LATE: Final = 0.5
+"""Seconds after its time at which a timer shows that the whole process was held up."""
+_LAST_QUESTION: Final = 2.0
+"""Seconds that the database then has to say whether the lease is still ours."""
 
 
 class NotMine(Exception):
@@ -51,15 +59,23 @@ class NotMine(Exception):
 
 
 class Attempt:
-    """One run of `main` under one claim. `begin` first, then `renew` beside `main`, then `conclude`."""
+    """One run of `main` under one claim. `begin` first, then `renew` beside `main`, then `conclude`.
 
-    def __init__(self, claim: Claim, database: Database) -> None:
+    Where somebody else appends for it (a daemon, over a line), it only says what: `started`, `verdict`, `refused`.
+    task: what the log says of it, where whoever claimed it knows · asked_at: time.monotonic() when the log said so.
+    """
+
+    def __init__(
+        self, claim: Claim, database: Database, task: Assignment | None = None, *, asked_at: float | None = None
+    ) -> None:
         self.claim = claim
         self.store = EventStore(database)
         self.context = context.EtlContext(
             pg_env=claim.pg_env, etl_context_id=claim.etl_context_id, fence=claim.fence, database=database
         )
         self._assignment: Assignment | None = None
+        if task is not None:
+            self._assign(task, asked_at)
 
     @property
     def number(self) -> int:
@@ -67,8 +83,13 @@ class Attempt:
         return self.assignment.attempt
 
     @property
+    def assigned(self) -> bool:
+        """Whether it is known what is to be done."""
+        return self._assignment is not None
+
+    @property
     def assignment(self) -> Assignment:
-        """What the log says that is to be done. Known once `begin` returned."""
+        """What the log says that is to be done. Known from the beginning, or once `look` returned."""
         assert self._assignment is not None
         return self._assignment
 
@@ -77,49 +98,21 @@ class Attempt:
         """The task's settings."""
         return settings.decode(self.assignment.settings)
 
-    async def begin(self) -> None:
-        """Takes the lease over from the claimer and appends STARTED. Raises NotMine."""
-        claim, me = self.claim, processes.myself()
-        self._assignment = await events.persist(lambda: self.store.assignment(claim.etl_context_id))
-        self.context = self._ambient()
-        holder = processes.as_holder(me, claim.host_id)
-        taken = await events.persist(
-            lambda: leases.take(
-                self.store.database,
-                claim.etl_context_id,
-                claim.fence,
-                claimer=claim.claimer,
-                holder=holder,
-                lease=claim.lease,
-            )
-        )
-        if not taken:
-            there = await events.persist(lambda: leases.fence_of(self.store.database, claim.etl_context_id))
-            raise NotMine(outcome.HELD if there == claim.fence else outcome.LEASE_LOST)
-        failpoints.hit("runner.leased")
-        started = {
-            "attempt": self.number,
-            "pid": me.pid,
-            "start_time": me.start_time,
-            "boot_id": me.boot_id,
-            "host_id": claim.host_id,
-            "sha256": self._fingerprint(),
-        }
-        try:
-            await self._record(Event(type="dama/task:STARTED", payload=started))
-        except Conflict:
-            raise NotMine(outcome.LEASE_LOST) from None
-        failpoints.hit("runner.started")
+    async def look(self) -> None:
+        """Reads what is to be done from the log, where whoever claimed the task did not say."""
+        if self._assignment is None:
+            self._assign(await events.persist(lambda: self.store.assignment(self.claim.etl_context_id)))
 
-    def _ambient(self) -> context.EtlContext:
-        task, initial = self.assignment, self.assignment.initial_event
+    def _assign(self, task: Assignment, asked_at: float | None = None) -> None:
+        self._assignment = task
+        self._boot = task.at - timedelta(seconds=time.monotonic() if asked_at is None else asked_at)
         work_dir = self.settings.work_dir
-        return msgspec.structs.replace(
+        self.context = msgspec.structs.replace(
             self.context,
             parent_context_id=task.parent_context_id,
             attempt=task.attempt,
             queue=task.queue,
-            initial_event=initial.as_dict(),
+            initial_event=task.initial_event.as_dict(),
             work_dir=Path(work_dir) if work_dir else None,
             host=context.Host(
                 host_id=self.claim.host_id,
@@ -127,6 +120,39 @@ class Attempt:
                 worker_roots=self.claim.worker_roots,
                 queues=self.claim.queues,
             ),
+        )
+
+    def _now(self) -> datetime:
+        """What time it is for Postgres, which said so when it was asked for the task."""
+        return self._boot + timedelta(seconds=time.monotonic())
+
+    async def begin(self) -> None:
+        """Appends STARTED. Raises NotMine."""
+        await self.look()
+        try:
+            await self.record(self.started())
+        except Conflict as refusal:
+            raise self.not_mine(refusal) from None
+        failpoints.hit("runner.started")
+
+    def not_mine(self, refusal: Conflict) -> NotMine:
+        """What the log says with it that does not take STARTED."""
+        held = refusal.values.get("state") == "running" and not isinstance(refusal, StaleFence)
+        return NotMine(outcome.HELD if held else outcome.LEASE_LOST)
+
+    def started(self) -> Event:
+        """The event by which this process begins the attempt."""
+        me = processes.myself()
+        return Event(
+            type="dama/task:STARTED",
+            payload={
+                "attempt": self.number,
+                "pid": me.pid,
+                "start_time": me.start_time,
+                "boot_id": me.boot_id,
+                "host_id": self.claim.host_id,
+                "sha256": self._fingerprint(),
+            },
         )
 
     def _fingerprint(self) -> str | None:
@@ -145,74 +171,102 @@ class Attempt:
         except InvalidWorker as error:
             raise NotLoaded(str(error)) from None
 
-    async def renew(self, lost: Callable[[], None]) -> None:
+    async def renew(self, lost: Callable[[], None], *, used: float = 0.0) -> None:
         """Renews the lease for as long as it runs. Calls `lost` once, in a shared queue, when the lease has run out.
 
         Elsewhere nobody else may take the task: its run outlives an outage of Postgres, and whether it still counts is
-        judged by its fence when it appends.
+        judged by its fence when it appends. `used`: seconds of the lease that are over already.
         """
-        claim, clock, over = self.claim, asyncio.get_running_loop(), asyncio.Event()
-
-        def run_out() -> None:
-            over.set()
-            lost()
-
-        # A timer, and no look after each renewal: one that nobody answers comes back too late, or never.
-        watchdog = clock.call_later(claim.lease, run_out) if claim.shared else None
+        claim, clock = self.claim, asyncio.get_running_loop()
+        watchdog = _Watchdog(clock, lost) if claim.shared else None
+        due = clock.time() + claim.lease - used
         try:
-            while not over.is_set():
-                await asyncio.sleep(claim.lease / 3 * random.uniform(0.8, 1.0))
+            while watchdog is None or not watchdog.over.is_set():
+                if watchdog is not None:
+                    watchdog.watch(due)
+                pause = claim.lease / 3 * random.uniform(0.8, 1.0)
+                await asyncio.sleep(pause if watchdog is None else min(pause, due - clock.time()))
                 asked_at = clock.time()
                 with suppress(Unavailable):  # the next turn of this loop is the retry
                     if not await leases.renew(self.store.database, claim.etl_context_id, claim.fence, claim.lease):
                         break
-                    if watchdog is not None and not over.is_set():
-                        watchdog.cancel()
-                        watchdog = clock.call_at(asked_at + claim.lease, run_out)
+                    due = asked_at + claim.lease
             if watchdog is not None:
-                await over.wait()  # somebody else holds it now: what is left of the lease is for coming to an end
+                await watchdog.over.wait()  # somebody else holds it now: what is left is for coming to an end
         finally:
             if watchdog is not None:
                 watchdog.cancel()
 
-    async def conclude(self, result: Event | retry.Failure) -> int:
-        """Appends what became of the attempt and returns the exit code of its process.
+    def verdict(self, result: Event | retry.Failure) -> tuple[list[Event], int]:
+        """What is to be appended for a result, and the exit code of its process."""
+        failpoints.hit("runner.returned")
+        if isinstance(result, Event):
+            return [result], outcome.DONE
+        counts = retry.Counts(self.assignment.errors, self.assignment.crashes)
+        said = retry.conclude(result, counts, settings=self.settings, now=self._now(), random=random.random())
+        return said, result.exit_code or outcome.RAISED
+
+    def refused(self, refusal: Conflict, exit_code: int) -> int:
+        """The exit code where the log did not take what this run had to say: `exit_code` while the task is its own.
 
         A task that was asked to cancel is left to the supervisor, which says so once the process is seen dead.
         """
-        failpoints.hit("runner.returned")
-        state = await events.persist(lambda: self.store.state(self.claim.etl_context_id))
-        if state.state == "done":
+        state = refusal.values.get("state")
+        if state == "done":
             return outcome.DONE
-        if isinstance(result, Event):
-            return await self._conclude([result], outcome.DONE)
-        exit_code = result.exit_code or outcome.RAISED
-        if state.state == "cancelling":
-            return exit_code
-        task = await events.persist(lambda: self.store.assignment(self.claim.etl_context_id))
-        verdict = retry.conclude(
-            result,
-            retry.Counts(task.errors, task.crashes),
-            settings=self.settings,
-            now=task.at,
-            random=random.random(),
-        )
-        return await self._conclude(verdict, exit_code)
+        ours = state in ("running", "cancelling") and not isinstance(refusal, StaleFence)
+        return exit_code if ours else outcome.LEASE_LOST
 
-    async def _conclude(self, verdict: list[Event], exit_code: int) -> int:
+    async def conclude(self, result: Event | retry.Failure) -> int:
+        """Appends what became of the attempt and returns the exit code of its process."""
+        said, exit_code = self.verdict(result)
         try:
-            await self._record(*verdict)
-        except Conflict:
-            state = await events.persist(lambda: self.store.state(self.claim.etl_context_id))
-            ours = getattr(state, "fence", None) == self.claim.fence and state.state not in ENDED
-            return outcome.DONE if state.state == "done" else exit_code if ours else outcome.LEASE_LOST
+            await self.record(*said)
+        except Conflict as refused:
+            return self.refused(refused, exit_code)
         failpoints.hit("runner.concluded")
         return exit_code
 
     async def release(self, reason: str) -> None:
         """Hands the task back: it burns no retry and runs again, here or elsewhere."""
-        await self._record(Event(type="dama/task:RELEASED", payload={"reason": reason}))
+        await self.record(Event(type="dama/task:RELEASED", payload={"reason": reason}))
 
-    async def _record(self, *new: Event) -> list[RecordedEvent]:
+    async def record(self, *new: Event) -> list[RecordedEvent]:
+        """Appends events under the fence of the claim, however long Postgres is away. Raises Conflict."""
         with context.run_in(self.context):
             return await events.record(new)
+
+
+class _Watchdog:
+    """Says when a lease has run out that was not renewed in time. A timer, and no look after each renewal: one that
+    nobody answers comes back too late, or never.
+
+    One that fires late was held up with its whole process: its host may have renewed meanwhile (it does for what it
+    sees alive), so that the renewal which was held up too gets a moment to find out.
+    """
+
+    def __init__(self, clock: asyncio.AbstractEventLoop, lost: Callable[[], None]) -> None:
+        self._clock = clock
+        self._lost = lost
+        self._timer: asyncio.TimerHandle | None = None
+        self.over = asyncio.Event()
+
+    def watch(self, due: float) -> None:
+        """From now on the lease runs out at `due`."""
+        self.cancel()
+        self._timer = self._clock.call_at(due, self._fire, due)
+
+    def cancel(self) -> None:
+        """The lease is of no interest any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fire(self, due: float) -> None:
+        if self._clock.time() > due + _LATE:
+            self._timer = self._clock.call_later(_LAST_QUESTION, self._end)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self.over.set()
+        self._lost()

@@ -1,7 +1,7 @@
 """The worker's process: one attempt, `main` in the main thread, damad's own loop beside it.
 
 A sync `main` has the main thread to itself, an async one its loop. The lease is renewed on damad's loop, so that a
-worker which computes for an hour keeps it.
+worker which computes for an hour keeps it; that loop runs once it is needed.
 """
 
 import asyncio
@@ -12,18 +12,26 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
-from damad import background, context
+from damad import background, context, failpoints
+from damad.errors import Conflict
 from damad.eventstore.pools import Database
+from damad.eventstore.store import Assignment
 from damad.model.event import Event
 from damad.model.retry import Failure
+from damad.model.settings import TaskSettings
 from damad.runner import debugging, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
+from damad.runner.line import WorkersEnd
 from damad.runner.load import is_async, load, takes_event
 
 _CONNECTIONS = 4
@@ -37,11 +45,23 @@ class Terminated(SystemExit):
     """SIGTERM, raised in `main` so that its `finally` blocks run before the process ends by that signal."""
 
 
-def main(assignment: dict[str, Any]) -> int:
-    """Runs the attempt that `assignment` describes and returns the exit code of the process."""
+def prepare() -> None:
+    """What each process would do alike at its beginning, done once before they are forked."""
+    for shape in (Claim, Assignment, TaskSettings):
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert({}, shape)  # the first use of a shape reads its annotations
+
+
+def main(assignment: dict[str, Any], line: WorkersEnd | None = None) -> int:
+    """Runs the attempt that `assignment` describes and returns the exit code of the process.
+
+    line: to the daemon, which appends for it what it has to say, so that no connection is made for that.
+    """
     _log_to_stderr()
+    _draw_anew()
     signal.signal(signal.SIGTERM, _terminate)
     claim = msgspec.convert(assignment["claim"], Claim, dec_hook=lambda sort, value: sort(value))
+    task = msgspec.convert(assignment["task"], Assignment | None, dec_hook=lambda sort, value: sort(value))
     name = f"damad/{claim.etl_context_id}/{assignment['attempt']}"
     database = Database(
         claim.pg_env,
@@ -51,8 +71,9 @@ def main(assignment: dict[str, Any]) -> int:
         answer_timeout=_ANSWER_TIMEOUT,
         pooled=assignment["pooled"],
     )
+    attempt = Attempt(claim, database, task, asked_at=assignment["asked_at"])
     try:
-        return _run(Attempt(claim, database), debugging.debugger(assignment["debug"]))
+        return _run(attempt, _Report(attempt, line), debugging.debugger(assignment["debug"]))
     except NotMine as refused:
         return refused.exit_code
     except Terminated:
@@ -61,16 +82,61 @@ def main(assignment: dict[str, Any]) -> int:
         raise
 
 
-def _run(attempt: Attempt, debugger: debugging.Debugger) -> int:
+class _Report:
+    """Appends what an attempt has to say: over the line, else by a connection of its own. Raises Conflict."""
+
+    def __init__(self, attempt: Attempt, line: WorkersEnd | None) -> None:
+        self._attempt = attempt
+        self._line = line
+
+    def __call__(self, *said: Event, conclusion: bool) -> None:
+        new = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in said]
+        if self._line is not None and self._line.say(new, conclusion=conclusion):
+            return
+        try:
+            background.run(self._attempt.record(*new))
+        except background.Broken:
+            _occupy_closed_files()
+            asyncio.run(self._attempt.record(*new))
+
+
+def _run(attempt: Attempt, report: _Report, debugger: debugging.Debugger) -> int:
     process = os.getpid()
-    background.run(attempt.begin())
-    renewal = asyncio.run_coroutine_threadsafe(attempt.renew(_die), background.loop())
-    result = _run_main(attempt, debugger)
-    if os.getpid() != process:
-        os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    renewal.cancel()
-    return _conclude(attempt, result)
+    if not attempt.assigned:
+        background.run(attempt.look())
+    try:
+        report(attempt.started(), conclusion=False)
+    except Conflict as refusal:
+        raise attempt.not_mine(refusal) from None
+    failpoints.hit("runner.started")
+    with _renewed(attempt) if attempt.claim.shared else contextlib.nullcontext():
+        result = _run_main(attempt, debugger)
+        if os.getpid() != process:
+            os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return _conclude(attempt, report, result)
+
+
+@contextlib.contextmanager
+def _renewed(attempt: Attempt) -> Iterator[None]:
+    """The lease is renewed beside `main`, from the moment on at which it should be: most attempts are over by then.
+
+    Only where another host may take the task over. Elsewhere the daemon of this host renews for what it sees alive, and
+    a lease that ran out while there was none is nobody's loss.
+    """
+    lease, begun, ended = attempt.claim.lease, time.monotonic(), threading.Event()
+
+    def renew() -> None:
+        if not ended.wait(lease / 4):
+            renewal = attempt.renew(_die, used=time.monotonic() - begun)
+            running.append(asyncio.run_coroutine_threadsafe(renewal, background.loop()))
+
+    running: list[Future[None]] = []
+    threading.Thread(target=renew, name="damad lease", daemon=True).start()
+    yield
+    ended.set()
+    for renewal in running:
+        renewal.cancel()
 
 
 def _run_main(attempt: Attempt, debugger: debugging.Debugger) -> Event | Failure:
@@ -99,14 +165,15 @@ async def _awaited(coroutine: Any) -> Any:
     return await coroutine
 
 
-def _conclude(attempt: Attempt, result: Event | Failure) -> int:
-    """Reports on damad's loop, or on a fresh one where the worker closed that one's files."""
+def _conclude(attempt: Attempt, report: _Report, result: Event | Failure) -> int:
     _finish_log(result)
+    said, code = attempt.verdict(result)
     try:
-        code = background.run(attempt.conclude(result))
-    except background.Broken:
-        _occupy_closed_files()
-        code = asyncio.run(attempt.conclude(result))
+        report(*said, conclusion=True)
+    except Conflict as refusal:
+        code = attempt.refused(refusal, code)
+    else:
+        failpoints.hit("runner.concluded")
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # the worker's own; its threads that never end are not waited for
     return code
@@ -136,6 +203,13 @@ def _terminate(_number: int, _frame: object) -> None:
 def _die() -> None:
     """The lease is lost and another host may run the task: nothing of this run counts any more, so it ends."""
     os._exit(outcome.LEASE_LOST)
+
+
+def _draw_anew() -> None:
+    """Numbers by chance are others in each process, though all are forked from one. (`random` sees to it itself.)"""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
 
 
 def _log_to_stderr() -> None:

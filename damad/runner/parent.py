@@ -4,17 +4,22 @@ asyncio kills a child whose transport it closes, so what the daemon starts is go
 which lives in a session of its own, and tells by its exit code whether that one came up. The real parent forks the
 worker's process, reaps it and everything it left behind (as a subreaper, whichever session that went to), and writes
 the exit record. It imports next to nothing, for one of it waits beside each running worker.
+
+Most parents are not started so but forked, by a process that has imported everything already (forkserver.py).
 """
 
 import atexit
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import select
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +29,9 @@ from damad.runner import logfile, records
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _LOOK_INTERVAL: Final = 1.0
 """Seconds between looks at the size of the log."""
+
+
+_LONGEST_EVENTS: Final = 1 << 16
 
 
 def main() -> None:
@@ -52,25 +60,27 @@ def _read_assignment(fd: int) -> dict[str, Any]:
 def _live(assignment: dict[str, Any], ready: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who stops the service means the daemon; the worker is told by it
-    server = _join_embedded(assignment)
-    _supervise(assignment, ready)
+    processes.name("damad parent")
+    server = join_embedded(Path(assignment["state_dir"])) if assignment["embedded"] else None
+    supervise(assignment, ready)
     if server is not None:
         server.leave()
 
 
-def _join_embedded(assignment: dict[str, Any]) -> Any:
+def join_embedded(state_dir: Path) -> Any:
     """Counts as a user of the embedded Postgres, which so outlives the daemon for as long as the worker runs."""
-    if not assignment["embedded"]:
-        return None
     from damad.eventstore.embedded import EmbeddedPostgres
 
-    server = EmbeddedPostgres(Path(assignment["state_dir"]))
+    server = EmbeddedPostgres(state_dir)
     server.join()
     return server
 
 
-def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
-    """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record."""
+def supervise(assignment: dict[str, Any], ready: int | None = None, line: Callable[[], Any] = lambda: None) -> None:
+    """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record.
+
+    ready: told once the run is on record · line: makes the worker's end of the line to the daemon, if there is one.
+    """
     run = Path(assignment["run"])
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -79,7 +89,7 @@ def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
     log = Path(assignment["log"])
     # pdb needs the terminal itself, for its prompt
     tee = logfile.Tee(log) if assignment["terminal"] and assignment["debug"] != "pdb" else None
-    pid = _fork_worker(assignment, run, tee)
+    pid = _fork_worker(assignment, run, tee, line)
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
@@ -91,7 +101,7 @@ def _supervise(assignment: dict[str, Any], ready: int | None) -> None:
     failpoints.hit("parent.exited")
 
 
-def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None) -> int:
+def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None, line: Callable[[], Any]) -> int:
     """The pid of the worker's process, which begins once it is on record who it is."""
     go_read, go_write = os.pipe()
     pid = os.fork()
@@ -100,7 +110,7 @@ def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None)
         if os.read(go_read, 1) != b"1":
             os._exit(1)  # its parent died before it was on record who runs
         os.close(go_read)
-        _become_worker(assignment, tee)
+        _become_worker(assignment, tee, line)
     os.close(go_read)
     if tee is not None:
         tee.only_read()
@@ -114,9 +124,11 @@ def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None)
     return pid
 
 
-def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None) -> None:
+def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None, line: Callable[[], Any]) -> None:
     """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
     try:
+        processes.name(f"damad {assignment['claim']['etl_context_id']}/{assignment['attempt']}")
+        gc.enable()
         atexit._clear()  # what the parent wants done at its end is not this process' to do
         # SIGPIPE stays ignored, as in any Python: else a Postgres that goes away would kill the worker.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -131,7 +143,7 @@ def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None) -> None:
         os.environ.update(assignment["environment"])
         from damad.runner import child
 
-        code = child.main(assignment)
+        code = child.main(assignment, line())
     except BaseException:  # noqa: BLE001 - nothing is above: said in the log, and the exit code tells
         import traceback
 
@@ -166,13 +178,12 @@ def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
 
 def _end_leftovers() -> None:
     """Kills and reaps what the worker left behind, until this process has no child any more."""
-    while True:
-        for process in processes.descendants(processes.myself()):
-            processes.send(process, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                for process in processes.descendants(processes.myself()):
+                    processes.send(process, signal.SIGKILL)
+                os.waitpid(-1, 0)
 
 
 def _exit(status: int, *, oom: bool) -> records.Exit:
@@ -184,17 +195,27 @@ def _exit(status: int, *, oom: bool) -> records.Exit:
 
 def _oom_kills() -> int:
     """How often the kernel killed for want of memory: in this process' cgroup, or on the whole machine."""
-    for path in _memory_events():
-        try:
-            words = path.read_text().split()
-        except OSError:
-            continue
-        if "oom_kill" in words:
-            return int(words[words.index("oom_kill") + 1])
+    for file in _memory_events():
+        words = os.pread(file, _LONGEST_EVENTS, 0).split()
+        if b"oom_kill" in words:
+            return int(words[words.index(b"oom_kill") + 1])
     return 0
 
 
-def _memory_events() -> list[Path]:
+@cache
+def _memory_events() -> list[int]:
+    """The files that say so, open for as long as this process lives: it asks before and after each run."""
+    return [fd for path in _memory_event_paths() for fd in _opened(path)]
+
+
+def _opened(path: Path) -> list[int]:
+    try:
+        return [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+    except OSError:
+        return []
+
+
+def _memory_event_paths() -> list[Path]:
     found = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

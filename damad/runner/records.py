@@ -3,8 +3,10 @@
     runs/<pg_env>/<etl_context_id>.<fence>/process.json    the parent and the worker's process, by proof
     runs/<pg_env>/<etl_context_id>.<fence>/exit.json       how the worker's process ended
 
-Whatever stands there all the same (a disk that was full, a copy that was restored, a hand) is read as no record unless
-it is one in every part. This module imports little: the runner's parent loads it, one for each running task.
+They are not forced to the disk: what a machine forgets when it fails is about processes that failed with it, and a
+torn one is none. Whatever stands there all the same (a disk that was full, a copy that was restored, a hand) is read
+as no record unless it is one in every part. This module imports little: the runner's parent loads it, one for each
+running task.
 """
 
 import json
@@ -93,8 +95,6 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     new = path.with_suffix(".new")
     with open(new, "w", encoding="utf-8") as file:
         json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
     os.rename(new, path)
 
 

@@ -1,12 +1,12 @@
 """What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from damad import config, failpoints
 from damad.errors import Conflict
 from damad.eventstore.schedule import Schedule
-from damad.eventstore.store import EventStore, TaskState
+from damad.eventstore.store import Assignment, EventStore, TaskState
 from damad.scheduler import decisions
 from damad.scheduler.bulkhead import alone
 from damad.scheduler.clock import Clock
@@ -25,20 +25,20 @@ class Claims:
         self._holder = holder
         self._clock = clock
 
-    async def fill(self, held: Sequence[Held]) -> bool:
-        """Fills the free slots of every queue. True if anything was claimed."""
+    async def fill(self, occupied: Mapping[str, int]) -> list[Assignment]:
+        """Fills the free slots of every queue, of which so many are occupied. Returns what was claimed."""
         claimed: list[int] = []
         for queue in await self._schedule.queues_with_work():
             rules = self._config.queue(queue)
-            slots = decisions.free_slots(queue, rules.concurrency, held)
-            if slots:
+            slots = rules.concurrency - occupied.get(queue, 0)
+            if slots > 0:
                 claim = self._schedule.claim(
                     queue, slots, shared=rules.shared, holder=self._holder, lease=self._config.lease
                 )
                 claimed += await alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
-        return bool(claimed)
+        return [await self._store.assignment(id_) for id_ in claimed]
 
     async def one(self, etl_context_id: int, *, on: Any = None) -> None:
         """Claims one task. Raises IllegalTransition where its state does not allow it."""

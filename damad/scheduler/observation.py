@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from damad import processes
+from damad.eventstore.schedule import HeldTask
+from damad.model.retry import Counts
+from damad.model.settings import decode
 from damad.processes import Process
 from damad.runner import records
 from damad.scheduler import decisions
@@ -37,6 +40,7 @@ class Observer:
         self._coroutines: dict[Key, asyncio.Task[None]] = {}
         self._asked: dict[Key, datetime] = {}
         self._watched: dict[Key, tuple[Process, int]] = {}
+        self._over: set[Key] = set()
 
     def close(self) -> None:
         """Watches no process any more."""
@@ -56,6 +60,19 @@ class Observer:
         (self._starting.add if begun else self._starting.discard)(key)
         self._launched.add(key)
 
+    def over(self, key: Key) -> None:
+        """Says that the process of a run has ended, and that its parent, which lives on, has put that on record."""
+        self._over.add(key)
+
+    def at_work(self) -> list[Key]:
+        """The runs that go on, as the last look at each saw them, less those whose process is stopped."""
+        here = [key for key, coroutine in self._coroutines.items() if not coroutine.done()]
+        return here + [key for key in self._watched if not any(map(processes.stopped, self._workers(key)))]
+
+    def _workers(self, key: Key) -> list[Process]:
+        known = records.read_processes(self.folder(key))
+        return [known.worker] if known else []
+
     def runs_here(self, key: Key, task: "asyncio.Task[None]") -> None:
         """Says that a run is a coroutine of this process."""
         self._coroutines[key] = task
@@ -72,9 +89,11 @@ class Observer:
     def look(self, key: Key, started: dict[str, Any] | None = None) -> Observed:
         """What the run's process does. `started`: its STARTED event's payload, which proves as much as a record."""
         process, exit_ = self._look(key, started)
-        rival = any(other[0] == key[0] and other != key and self._look(other, None)[0] == decisions.ALIVE
-                    for other in self.known())  # fmt: skip
-        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=rival)
+        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=self._has_rival(key))
+
+    def _has_rival(self, key: Key) -> bool:
+        others = [other for other in self.known() if other[0] == key[0] and other != key]
+        return any(self._look(other, None)[0] == decisions.ALIVE for other in others)
 
     def _look(self, key: Key, started: dict[str, Any] | None) -> tuple[str, decisions.Exit | None]:
         if (coroutine := self._coroutines.get(key)) is not None:
@@ -86,7 +105,8 @@ class Observer:
         ended = self._ended(key)
         if ended is not None and not works:
             return decisions.ENDED, ended
-        candidates = dict.fromkeys([*(known or ()), *_by_event(started)])
+        runs = () if known is None else (known.worker,) if key in self._over else known
+        candidates = dict.fromkeys([*runs, *_by_event(started)])
         for process in candidates:
             if self._watch(key, process):
                 return decisions.ALIVE, None
@@ -119,7 +139,7 @@ class Observer:
             targets = {worker, *processes.members(worker)}
             if force:
                 targets |= {*processes.descendants(worker)}
-                targets |= {*processes.descendants(known.parent)} if known else set()
+                targets |= {*processes.descendants(known.parent)} if known and key not in self._over else set()
             for target in targets:
                 processes.send(target, signal.SIGKILL if force else signal.SIGTERM)
 
@@ -129,6 +149,7 @@ class Observer:
         self._asked.pop(key, None)
         self._coroutines.pop(key, None)
         self._launched.discard(key)
+        self._over.discard(key)
         shutil.rmtree(self.folder(key), ignore_errors=True)
 
     def _watch(self, key: Key, process: Process) -> bool:
@@ -160,3 +181,22 @@ def _by_event(started: dict[str, Any] | None) -> list[Process]:
         return []
     process = processes.named(started.get("pid"), started.get("start_time"), started.get("boot_id"))
     return [process] if process is not None and process.pid != os.getpid() else []
+
+
+def held_task(task: HeldTask, me: str, host_id: str) -> decisions.Held:
+    """A task that this host holds, as the log says, and whether who claimed it is dead."""
+    claimer = processes.from_holder(task.holder, host_id) if task.holder else None
+    return decisions.Held(
+        etl_context_id=task.etl_context_id,
+        queue=task.queue,
+        state=task.state,
+        fence=task.fence,
+        attempt=task.attempt,
+        counts=Counts(task.errors, task.crashes),
+        settings=decode(task.settings),
+        waiting=task.waiting,
+        ours=task.holder == me,
+        claimer_dead=claimer is not None and not processes.alive(claimer),
+        lease_over=task.lease_over is not False,
+        started_at=task.started_at,
+    )

@@ -1,14 +1,15 @@
 """The loop that runs the tasks of one pg_env on this host: look, decide, perform, sleep until something happens.
 
-It wakes when the log changes (NOTIFY), when a process ends (pidfd), and by the clock; each time it reads the log anew.
+It wakes when the log changes (NOTIFY), when a process ends, and by the clock. Free slots are filled at once; it looks
+at everything, reading the log anew, at the first of many wakings and then a few times a second.
 Nothing it keeps in memory matters: what it knows it can learn again from the log and the records of the runs.
 """
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -18,11 +19,11 @@ import structlog
 from damad import config, failpoints, logs, processes
 from damad.backoff import Backoff
 from damad.errors import Conflict, ContextBusy, Unavailable
-from damad.eventstore import listener
+from damad.eventstore import leases, listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
-from damad.eventstore.store import Append, EventStore
-from damad.model import retry, settings
+from damad.eventstore.store import Append, Assignment, EventStore
+from damad.model import settings
 from damad.model.event import Event
 from damad.runner import indaemon
 from damad.runner.attempt import Attempt, Claim
@@ -31,11 +32,15 @@ from damad.scheduler.bulkhead import alone
 from damad.scheduler.claims import Claims
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
-from damad.scheduler.observation import Key, Observer
+from damad.scheduler.observation import Key, Observer, held_task
+from damad.scheduler.reporting import Reporter, said
+from damad.scheduler.runners import Preload, Runners
 
 log = structlog.get_logger()
 
 _BUSY_PAUSE: Final = 1.0
+_LOOK_PAUSE: Final = 0.25
+"""Seconds between two looks at everything, however much happens. Free slots do not wait for them."""
 _LAST_WORDS: Final = 3.0
 """Seconds that runs in this process have, after their grace, to say that they are handed back."""
 
@@ -43,8 +48,9 @@ _LAST_WORDS: Final = 3.0
 class Supervisor:
     """Runs the tasks of one pg_env.
 
-    own: connections for what the supervisor itself asks, which wait for a lock but briefly · terminal: leave workers on
-    this terminal · debug: pdb or debugpy · revive: called when Postgres is away (to start the embedded one again).
+    own: connections for what the supervisor itself asks, which wait for a lock but briefly · runners: fork servers,
+    where a process is not to be started for each task · terminal: leave workers on this terminal · debug: pdb or
+    debugpy · revive: called when Postgres is away (to start the embedded one again).
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Supervisor:
         host_id: str,
         *,
         own: Database | None = None,
+        runners: Runners | None = None,
         terminal: bool = False,
         debug: str | None = None,
         revive: Callable[[], Awaitable[None]] | None = None,
@@ -76,6 +83,10 @@ class Supervisor:
         self._quiet = asyncio.Event()
         self._failed_launches = 0
         self._runs: asyncio.TaskGroup | None = None
+        self._runners = runners
+        self._reporters: dict[Key, Reporter] = {}
+        self._slots: dict[Key, str] = {}
+        self._looked_at = self._renewed_at = float("-inf")
 
     @asynccontextmanager
     async def looking_after(self, etl_context_id: int, *, descendants: bool = False) -> AsyncIterator[None]:
@@ -103,7 +114,7 @@ class Supervisor:
         backoff = Backoff()
         while True:
             try:
-                await bell.wait(await self.round())
+                await bell.wait(await self._turn())
                 backoff.reset()
                 continue
             except Unavailable as error:
@@ -131,14 +142,41 @@ class Supervisor:
         if self._bell is not None:
             self._bell.ring()
 
+    async def _turn(self) -> float:
+        """Does what is due. Returns the seconds until something will be."""
+        unsaid = [key for key, handler in list(self._reporters.items()) if handler.is_over and not self._settle(key)]
+        rest = self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
+        if rest <= 0 or unsaid or self._only is not None:
+            return await self.round()
+        await self._fill()
+        return rest
+
+    def _settle(self, key: Key) -> bool:
+        """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
+        self._slots.pop(key, None)
+        if self._reporters.pop(key).concluded_at > 0:
+            self._observer.forget(key)
+            return True
+        self._observer.over(key)
+        return False
+
+    def _forget(self, key: Key, *, lost: bool) -> None:
+        """The run is over and on the log. `lost`: nobody put its end on record, so its line may hang as well."""
+        handler = self._reporters.pop(key, None)
+        if handler is not None and lost and self._runners is not None:
+            self._runners.hang_up(handler)
+        self._observer.forget(key)
+
     async def round(self) -> float:
         """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
+        self._looked_at = asyncio.get_running_loop().time()
         holding = await self._schedule.held()
         self._clock.set(holding.at)
         tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
         moments = await self._attend_all(tasks, poll)
         moments += await self._attend_leftovers({_key(task) for task in tasks})
+        await self._renew()
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
             self._quiet.set()
@@ -149,15 +187,32 @@ class Supervisor:
 
     async def _claim(self, tasks: list[HeldTask], moments: list[float]) -> bool:
         """Claims what may run now; adds to `moments` when to look again. True if anything was claimed."""
-        held = [_held(task, self.holder, self._host_id) for task in tasks]
+        held = [held_task(task, self.holder, self._host_id) for task in tasks]
         if self._only is None:
-            return await self.claims.fill(held)
+            self._slots = {_key(task): task.queue for task in tasks if not task.waiting}
+            return await self._fill()
         moments.append(await self.claims.one_when_due(self._only))
         if self._descendants is None:
             return False
         claimed = await self.claims.descendants(self._only, [one for one in held if one.etl_context_id != self._only])
         self._descendants |= claimed
         return bool(claimed)
+
+    async def _fill(self) -> bool:
+        """Claims what free slots allow, and starts it. True if there was anything."""
+        claimed = await self.claims.fill(Counter(self._slots.values()))
+        for task in claimed:
+            self._slots[task.etl_context_id, task.fence] = task.queue
+            self._start(task)
+        return bool(claimed)
+
+    async def _renew(self) -> None:
+        """Renews the leases of what goes on here, long before they run out."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._renewed_at + self._config.lease / 4:
+            self._renewed_at = now
+            if held := self._observer.at_work():
+                await leases.renew_all(self._schedule.database, held, self._config.lease)
 
     async def _attend_all(self, tasks: list[HeldTask], poll: float) -> list[float]:
         """Does what each of them needs, side by side: one whose context somebody holds keeps no other waiting."""
@@ -172,14 +227,14 @@ class Supervisor:
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
         now = self._clock.now()
-        held, seen = _held(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
+        held, seen = held_task(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
         decision = decisions.decide(
             held, seen, now=now, grace=self._config.grace, failed_launches=self._failed_launches
         )
         if task.state == "running":
             self._failed_launches = 0
         try:
-            await self._perform(decision, task, held)
+            await self._perform(decision, task, held, seen)
         except ContextBusy:
             return _BUSY_PAUSE
         except Conflict as refused:  # somebody else said it first, or the task went on: the next look tells
@@ -190,30 +245,32 @@ class Supervisor:
         moment = decisions.deadline(held, seen, now=now, grace=self._config.grace)
         return self._config.poll_interval if moment is None else max(0.0, (moment - now).total_seconds())
 
-    async def _perform(self, decision: decisions.Decision | None, task: HeldTask, held: Held) -> None:
+    async def _perform(
+        self, decision: decisions.Decision | None, task: HeldTask, held: Held, seen: decisions.Observed
+    ) -> None:
         key = _key(task)
         match decision:
             case Launch():
-                await self._start(task)
+                self._start(await self._store.assignment(task.etl_context_id))
             case Release(_, delay):
                 self._failed_launches += delay > 0
                 # Only as it was seen: a run that began meanwhile goes on.
-                await self._append(task, *_said(decision, held, self._clock.now()), expected_version=task.version)
-                self._observer.forget(key)
+                await self._append(task, *said(decision, held, self._clock.now()), expected_version=task.version)
+                self._forget(key, lost=seen.exit is None)
             case Kill(force):
                 log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
                 self._observer.stop(key, task.started, force=force)
                 failpoints.hit("supervisor.killed")
             case Conclude(failure):
                 failpoints.hit("supervisor.verdict")
-                await self._append(task, *_said(decision, held, self._clock.now()))
+                await self._append(task, *said(decision, held, self._clock.now()))
                 log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
                          attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
                 failpoints.hit("supervisor.concluded")
-                self._observer.forget(key)
+                self._forget(key, lost=seen.exit is None)
             case Cancelled():
-                await self._append(task, *_said(decision, held, self._clock.now()))
-                self._observer.forget(key)
+                await self._append(task, *said(decision, held, self._clock.now()))
+                self._forget(key, lost=seen.exit is None)
 
     async def _append(self, task: HeldTask, *new: Event, expected_version: int | None = None, on: Any = None) -> None:
         """Appends under the fence of the claim. `expected_version`: of the context, before a single event."""
@@ -226,7 +283,9 @@ class Supervisor:
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
-        keys = {key for key in self._observer.known() - held if self._is_ours(key[0])}
+        now = asyncio.get_running_loop().time()
+        leaving = {key for key, handler in self._reporters.items() if handler.concluded_at > now - self._config.grace}
+        keys = {key for key in self._observer.known() - held - leaving if self._is_ours(key[0])}
         started = await self._schedule.started(list(keys))  # the log knows better than a record
         alive = {}
         for key in keys:
@@ -235,7 +294,7 @@ class Supervisor:
                 alive[key] = seen
             else:
                 _say_how_it_ended(key, seen)
-                self._observer.forget(key)
+                self._forget(key, lost=seen.exit is None)
         if not alive:
             return []
         ends = await self._schedule.leftovers([key[0] for key in alive])
@@ -258,52 +317,54 @@ class Supervisor:
         if not shared or self._only is not None:
             return
         for task in await self._schedule.expired(shared):
-            held = _held(task, self.holder, self._host_id)
+            held = held_task(task, self.holder, self._host_id)
             lost = decisions.Observed(process=decisions.LOST)
             decision = decisions.decide(held, lost, now=self._clock.now(), grace=self._config.grace)
             try:
                 async with self._store.transaction() as connection:
                     await self._schedule.take_over(task.etl_context_id, task.fence, on=connection)
-                    await self._append(task, *_said(decision, held, self._clock.now()), on=connection)
+                    await self._append(task, *said(decision, held, self._clock.now()), on=connection)
             except (Conflict, ContextBusy) as refused:
                 log.debug("a task was not taken over", etl_context_id=task.etl_context_id, reason=str(refused))
             else:
                 log.warning("a task was taken over from a lost host", etl_context_id=task.etl_context_id)
 
-    async def _start(self, task: HeldTask) -> None:
-        key = _key(task)
+    def _start(self, task: Assignment) -> None:
+        key = task.etl_context_id, task.fence
         rules = self._config.queue(task.queue)
         claim = self._claim_of(task, rules.shared)
-        attempt = (await self._store.assignment(task.etl_context_id)).attempt
         assert self._runs is not None
         if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
-            log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, attempt)
-            coroutine = indaemon.run(Attempt(claim, self._database), log_path, grace=self._config.grace)
+            log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, task.attempt)
+            coroutine = indaemon.run(Attempt(claim, self._database, task), log_path, grace=self._config.grace)
             self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
             return
         on_terminal = self._terminal and task.etl_context_id == self._only
         self._observer.starting(key, True)
         assignment = launcher.assign(
-            claim, attempt, database=self._database, settings=self._config,
+            claim, task, database=self._database, settings=self._config,
             terminal=on_terminal, debug=self._debug if on_terminal else None,
         )  # fmt: skip
-        self._runs.create_task(self._launch(key, assignment))
+        self._runs.create_task(self._launch(key, assignment, rules.preload))
 
-    async def _launch(self, key: Key, assignment: launcher.Assignment) -> None:
+    async def _launch(self, key: Key, assignment: launcher.Assignment, preload: Preload) -> None:
         try:
-            await launcher.launch(assignment)
+            if self._runners is None:
+                await launcher.launch(assignment)
+            else:
+                self._reporters[key] = handler = Reporter(key, EventStore(self._database), self._wake)
+                await launcher.launch_forked(assignment, self._runners, handler, preload)
         except OSError as error:
             log.error("a runner could not be started", etl_context_id=key[0], reason=str(error))
         finally:
             self._observer.starting(key, False)
             self._wake()
 
-    def _claim_of(self, task: HeldTask, shared: bool) -> Claim:
+    def _claim_of(self, task: Assignment, shared: bool) -> Claim:
         return Claim(
             pg_env=self._database.pg_env,
             etl_context_id=task.etl_context_id,
             fence=task.fence,
-            claimer=self.holder,
             host_id=self._host_id,
             state_dir=self._config.state_dir,
             worker_roots=self._config.worker_roots,
@@ -322,39 +383,8 @@ async def _guarded(coroutine: Awaitable[None]) -> None:
         log.exception("a run in the daemon ended without a word")
 
 
-def _said(decision: decisions.Decision | None, held: Held, now: datetime) -> list[Event]:
-    """The events that say a decision: what the log needs to know of it."""
-    match decision:
-        case Release(reason, delay):
-            run_at = {"run_at": (now + timedelta(seconds=delay)).isoformat()} if delay else {}
-            return [Event(type="dama/task:RELEASED", payload={"reason": reason, **run_at})]
-        case Conclude(failure):
-            return retry.conclude(failure, held.counts, settings=held.settings, now=now, random=random.random())
-        case Cancelled():
-            return [Event(type="dama/task:CANCELLED")]
-    return []
-
-
 def _key(task: HeldTask) -> Key:
     return task.etl_context_id, task.fence
-
-
-def _held(task: HeldTask, me: str, host_id: str) -> Held:
-    claimer = processes.from_holder(task.holder, host_id) if task.holder else None
-    return Held(
-        etl_context_id=task.etl_context_id,
-        queue=task.queue,
-        state=task.state,
-        fence=task.fence,
-        attempt=task.attempt,
-        counts=retry.Counts(task.errors, task.crashes),
-        settings=settings.decode(task.settings),
-        waiting=task.waiting,
-        ours=task.holder == me,
-        claimer_dead=claimer is not None and not processes.alive(claimer),
-        lease_over=task.lease_over is not False,
-        started_at=task.started_at,
-    )
 
 
 def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:

@@ -104,7 +104,7 @@ class Chaos:
             await self._strike_network(what)
 
     async def _strike_process(self, subject: str, how: str) -> None:
-        runners = [pid for pid, line in self.site.processes().items() if "damad.runner.parent" in line]
+        runners = self.site.runners()
         victim = self.daemon.pid if subject == "daemon" else self.dice.choice(runners or [0])
         if how == "stopped" and victim:
             kill(victim, signal.SIGSTOP)

@@ -184,7 +184,7 @@ async def test_everything_ends_right_though_each_packet_takes_200_milliseconds(n
     states = [(await site.state(id_)).state for id_ in (*ids, child.etl_context_id)]
     assert states == ["done", "done", "done", "cancelled", "done", "done"]
     assert [(await site.state(id_)).attempt for id_ in ids] == [1, 2, 1, 1, 1]
-    await until(lambda: set(site.processes()) <= {daemon.pid}, within=120)
+    await until(lambda: not site.at_work(daemon.pid), within=120)
     assert await daemon.stop() == 0
     assert "Traceback" not in daemon.log, daemon.log
     await history.check(site, [*ids, child.etl_context_id])

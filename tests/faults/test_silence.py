@@ -78,7 +78,7 @@ async def test_the_daemon_says_503_while_nobody_answers_it_and_all_tasks_end_whe
         await until(lambda id_=id_: has_ended(site, id_), within=PATIENCE)  # type: ignore[misc]
         assert ((await site.state(id_)).state, (await site.state(id_)).attempt) == ("done", 1)
     assert len(await site.events(holds[0], ":TOLD")) == 1
-    await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
+    await until(lambda: not site.at_work(daemon.pid), within=PATIENCE)
     assert await daemon.stop() == 0
     assert "Traceback" not in daemon.log, daemon.log
     await history.check(site, [*holds, queued])
@@ -153,7 +153,7 @@ async def test_a_worker_of_a_shared_queue_ends_with_its_lease_though_its_renewal
     (error,) = await site.events(id_, "dama/task:ERROR")
     assert (error.payload["kind"], error.payload["exit_code"]) == ("exit", 103)
     assert (await site.state(id_)).state == "done"
-    await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
+    await until(lambda: not site.at_work(daemon.pid), within=PATIENCE)
     assert await daemon.stop() == 0
     await history.check(site, [id_])
 
@@ -186,7 +186,7 @@ async def test_a_task_of_a_lost_host_is_taken_over_though_its_taking_over_was_no
     proxy.server_gives_up()
     await until(lambda: has_ended(site, id_), within=PATIENCE)
     assert ((await site.state(id_)).state, (await site.state(id_)).attempt) == ("done", 2)
-    await until(lambda: set(site.processes()) <= {daemon.pid}, within=PATIENCE)
+    await until(lambda: not site.at_work(daemon.pid), within=PATIENCE)
     assert await daemon.stop() == 0
     assert "Traceback" not in daemon.log, daemon.log
     await history.check(site, [id_])

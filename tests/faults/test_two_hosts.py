@@ -156,7 +156,7 @@ async def test_two_daemons_share_a_queue_and_no_task_runs_twice(hosts: tuple[Sit
     for id_ in ids:  # a claim that did not start within its lease is released, and says so
         types = [type_ for type_ in await one.types(id_) if type_ not in ("CLAIMED", "RELEASED")]
         assert types == [":INITIAL", "STARTED", ":FINAL"]
-    await until(lambda: len(one.processes()) == len(other.processes()) == 1)
+    await until(lambda: not (one.at_work(daemons[0].pid) or other.at_work(daemons[1].pid)))
     assert [await daemon.stop() for daemon in daemons] == [0, 0]
 
 

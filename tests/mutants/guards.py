@@ -179,25 +179,18 @@ GUARDS = (
     ),
     # --- leases ---
     Guard(
-        "a lease is taken from its claimer only",
-        f"{QUERIES}/take_lease.sql",
-        " AND holder IN ($3, $4)",
-        " AND coalesce($3::text, $4::text) IS NOT NULL",
-        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
-    ),
-    Guard(
-        "a lease is taken with its fence only",
-        f"{QUERIES}/take_lease.sql",
-        "AND fence = $2 ",
-        "AND $2::bigint IS NOT NULL ",
-        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
-    ),
-    Guard(
         "a lease is renewed with its fence only",
         f"{QUERIES}/renew_lease.sql",
         "AND fence = $2",
         "AND $2::bigint IS NOT NULL",
-        (f"{SCHEDULE}::test_a_lease_is_taken_over_from_its_claimer_only_and_renewed_by_its_fence_only",),
+        (f"{SCHEDULE}::test_a_lease_is_renewed_by_its_fence_only",),
+    ),
+    Guard(
+        "the leases of a host are renewed with their fences only",
+        f"{QUERIES}/renew_leases.sql",
+        " AND l.fence = held.fence",
+        "",
+        (f"{SCHEDULE}::test_a_lease_is_renewed_by_its_fence_only",),
     ),
     Guard(
         "a lease ends with its run",

@@ -1,1 +1,0 @@
-SELECT holder, fence, until, waiting FROM data_manager.leases WHERE etl_context_id = $1

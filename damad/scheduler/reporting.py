@@ -1,0 +1,67 @@
+"""What reaches the log for a run: what its process says over the line, and what a decision about it means in events."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from damad.errors import Conflict, DamadError
+from damad.eventstore.store import Append, EventStore
+from damad.model import retry
+from damad.model.event import Event
+from damad.runner import line
+from damad.scheduler import decisions
+from damad.scheduler.decisions import Cancelled, Conclude, Held, Release
+from damad.scheduler.observation import Key
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """What this supervisor does about a run that is on a line: appends what it says, and knows when it is over."""
+
+    def __init__(self, key: Key, store: EventStore, wake: Callable[[], None]) -> None:
+        self._key = key
+        self._store = store
+        self._wake = wake
+        self.concluded_at = 0.0
+        self.is_over = False
+
+    async def say(self, said: line.Say) -> line.Message:
+        """Appends it under the fence of the run."""
+        id_, fence = self._key
+        try:
+            await self._store.append([Append(etl_context_id=id_, event=event, fence=fence) for event in said.events])
+        except Conflict as refusal:
+            return line.refusal(said.run, refusal)
+        except (DamadError, OSError) as error:  # the run tries by itself, and says what is wrong
+            log.warning("what a run said was not appended here", etl_context_id=id_, reason=str(error))
+            return line.Unsaid(said.run)
+        if said.conclusion:
+            self.concluded_at = asyncio.get_running_loop().time()
+        return line.Said(said.run)
+
+    def over(self) -> None:
+        """Its process has ended: a slot is free."""
+        self.is_over = True
+        self._wake()
+
+    def hung_up(self) -> None:
+        """What becomes of it is to be seen by its records."""
+        self.concluded_at = 0.0
+        self._wake()
+
+
+def said(decision: decisions.Decision | None, held: Held, now: datetime) -> list[Event]:
+    """The events that say a decision: what the log needs to know of it."""
+    match decision:
+        case Release(reason, delay):
+            run_at = {"run_at": (now + timedelta(seconds=delay)).isoformat()} if delay else {}
+            return [Event(type="dama/task:RELEASED", payload={"reason": reason, **run_at})]
+        case Conclude(failure):
+            return retry.conclude(failure, held.counts, settings=held.settings, now=now, random=random.random())
+        case Cancelled():
+            return [Event(type="dama/task:CANCELLED")]
+    return []
