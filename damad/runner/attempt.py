@@ -130,7 +130,7 @@ class Attempt:
         """Appends STARTED. Raises NotMine."""
         await self.look()
         try:
-            await self.record(self.started())
+            await self.record(self.started(processes.myself()))
         except Conflict as refusal:
             raise self.not_mine(refusal) from None
         failpoints.hit("runner.started")
@@ -140,16 +140,15 @@ class Attempt:
         held = refusal.values.get("state") == "running" and not isinstance(refusal, StaleFence)
         return NotMine(outcome.HELD if held else outcome.LEASE_LOST)
 
-    def started(self) -> Event:
-        """The event by which this process begins the attempt."""
-        me = processes.myself()
+    def started(self, process: processes.Process) -> Event:
+        """The event by which a process begins the attempt."""
         return Event(
             type="dama/task:STARTED",
             payload={
                 "attempt": self.number,
-                "pid": me.pid,
-                "start_time": me.start_time,
-                "boot_id": me.boot_id,
+                "pid": process.pid,
+                "start_time": process.start_time,
+                "boot_id": process.boot_id,
                 "host_id": self.claim.host_id,
                 "sha256": self._fingerprint(),
             },

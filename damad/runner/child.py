@@ -22,13 +22,14 @@ from uuid import uuid4
 
 import msgspec
 
-from damad import background, context, failpoints
+from damad import background, context, failpoints, processes
 from damad.errors import Conflict
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment
 from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.model.settings import TaskSettings
+from damad.processes import Process
 from damad.runner import debugging, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.line import WorkersEnd
@@ -47,39 +48,69 @@ class Terminated(SystemExit):
 
 def prepare() -> None:
     """What each process would do alike at its beginning, done once before they are forked."""
+    _log_to_stderr()
     for shape in (Claim, Assignment, TaskSettings):
         with contextlib.suppress(msgspec.ValidationError):
             msgspec.convert({}, shape)  # the first use of a shape reads its annotations
 
 
-def main(assignment: dict[str, Any], line: WorkersEnd | None = None) -> int:
-    """Runs the attempt that `assignment` describes and returns the exit code of the process.
+class Run:
+    """One attempt, ready to be run in this process or in one that is forked from it.
 
-    line: to the daemon, which appends for it what it has to say, so that no connection is made for that.
+    What can be done before the fork is: a forked process pays for each page that it touches first.
     """
-    _log_to_stderr()
-    _draw_anew()
-    signal.signal(signal.SIGTERM, _terminate)
-    claim = msgspec.convert(assignment["claim"], Claim, dec_hook=lambda sort, value: sort(value))
-    task = msgspec.convert(assignment["task"], Assignment | None, dec_hook=lambda sort, value: sort(value))
-    name = f"damad/{claim.etl_context_id}/{assignment['attempt']}"
-    database = Database(
-        claim.pg_env,
-        assignment["dsn"],
-        application_name=name,
-        max_size=_CONNECTIONS,
-        answer_timeout=_ANSWER_TIMEOUT,
-        pooled=assignment["pooled"],
-    )
-    attempt = Attempt(claim, database, task, asked_at=assignment["asked_at"])
-    try:
-        return _run(attempt, _Report(attempt, line), debugging.debugger(assignment["debug"]))
-    except NotMine as refused:
-        return refused.exit_code
-    except Terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise
+
+    def __init__(self, assignment: dict[str, Any], connect: Callable[[], WorkersEnd | None] = lambda: None) -> None:
+        claim = msgspec.convert(assignment["claim"], Claim, dec_hook=lambda sort, value: sort(value))
+        task = msgspec.convert(assignment["task"], Assignment | None, dec_hook=lambda sort, value: sort(value))
+        database = Database(
+            claim.pg_env,
+            assignment["dsn"],
+            application_name=f"damad/{claim.etl_context_id}/{assignment['attempt']}",
+            max_size=_CONNECTIONS,
+            answer_timeout=_ANSWER_TIMEOUT,
+            pooled=assignment["pooled"],
+        )
+        self._attempt = Attempt(claim, database, task, asked_at=assignment["asked_at"])
+        self._debug = assignment["debug"]
+        self._connect = connect
+        self._begun = False
+
+    def begin(self, worker: Process) -> int | None:
+        """Says over the line that this process runs the attempt, and returns None; or the code that it is to end with.
+
+        Without an answer the process says so itself.
+        """
+        line = self._connect()
+        if line is None or not self._attempt.assigned:
+            return None
+        try:
+            self._begun = line.say([_identified(self._attempt.started(worker))], conclusion=False)
+        except Conflict as refusal:
+            return self._attempt.not_mine(refusal).exit_code
+        return None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is in the log that it runs."""
+        return self._begun
+
+    def run(self, *, begun: bool) -> int:
+        """Runs it and returns the exit code of the process."""
+        _draw_anew()
+        signal.signal(signal.SIGTERM, _terminate)
+        attempt, report = self._attempt, _Report(self._attempt, self._connect())
+        try:
+            if not begun:
+                _begin(attempt, report)
+            failpoints.hit("runner.started")
+            return _run(attempt, report, debugging.debugger(self._debug))
+        except NotMine as refused:
+            return refused.exit_code
+        except Terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
 
 class _Report:
@@ -90,7 +121,7 @@ class _Report:
         self._line = line
 
     def __call__(self, *said: Event, conclusion: bool) -> None:
-        new = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in said]
+        new = [_identified(event) for event in said]
         if self._line is not None and self._line.say(new, conclusion=conclusion):
             return
         try:
@@ -100,15 +131,22 @@ class _Report:
             asyncio.run(self._attempt.record(*new))
 
 
-def _run(attempt: Attempt, report: _Report, debugger: debugging.Debugger) -> int:
-    process = os.getpid()
+def _identified(event: Event) -> Event:
+    """An event that can be said twice and is recorded once."""
+    return msgspec.structs.replace(event, event_uuid=uuid4())
+
+
+def _begin(attempt: Attempt, report: _Report) -> None:
     if not attempt.assigned:
         background.run(attempt.look())
     try:
-        report(attempt.started(), conclusion=False)
+        report(attempt.started(processes.myself()), conclusion=False)
     except Conflict as refusal:
         raise attempt.not_mine(refusal) from None
-    failpoints.hit("runner.started")
+
+
+def _run(attempt: Attempt, report: _Report, debugger: debugging.Debugger) -> int:
+    process = os.getpid()
     with _renewed(attempt) if attempt.claim.shared else contextlib.nullcontext():
         result = _run_main(attempt, debugger)
         if os.getpid() != process:

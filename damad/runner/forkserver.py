@@ -67,7 +67,8 @@ def _serve(end: socket.socket, request: dict[str, Any], sources: "Sources") -> i
     server = parent.join_embedded(Path(request["state_dir"])) if request["embedded"] else None
     while (order := _next(end)) is not None and not sources.changed() and _tell(end, line.Begun(order[0])):
         run, assignment = order
-        parent.supervise(assignment, line=partial(line.WorkersEnd, end, run))
+        parent.take_environment(assignment)
+        parent.supervise(assignment, child.Run(assignment, partial(line.WorkersEnd, end, run)))
         _tell(end, line.Over(run))
     if server is not None:
         server.leave()

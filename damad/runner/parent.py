@@ -18,7 +18,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +30,8 @@ _LOOK_INTERVAL: Final = 1.0
 """Seconds between looks at the size of the log."""
 
 
+_BEGIN, _BEGUN = b"\1", b"\2"
+"""What a worker's process is told: to begin, and whether the log has it already that it did. Else: its exit code."""
 _LONGEST_EVENTS: Final = 1 << 16
 
 
@@ -62,7 +63,7 @@ def _live(assignment: dict[str, Any], ready: int | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # who stops the service means the daemon; the worker is told by it
     processes.name("damad parent")
     server = join_embedded(Path(assignment["state_dir"])) if assignment["embedded"] else None
-    supervise(assignment, ready)
+    supervise(assignment, ready=ready)
     if server is not None:
         server.leave()
 
@@ -76,10 +77,10 @@ def join_embedded(state_dir: Path) -> Any:
     return server
 
 
-def supervise(assignment: dict[str, Any], ready: int | None = None, line: Callable[[], Any] = lambda: None) -> None:
+def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | None = None) -> None:
     """Forks the worker's process, waits for its end, ends what it left behind, and puts both on record.
 
-    ready: told once the run is on record · line: makes the worker's end of the line to the daemon, if there is one.
+    prepared: the attempt (child.Run), where this process knows how to make one · ready: told once it is on record.
     """
     run = Path(assignment["run"])
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -89,7 +90,7 @@ def supervise(assignment: dict[str, Any], ready: int | None = None, line: Callab
     log = Path(assignment["log"])
     # pdb needs the terminal itself, for its prompt
     tee = logfile.Tee(log) if assignment["terminal"] and assignment["debug"] != "pdb" else None
-    pid = _fork_worker(assignment, run, tee, line)
+    pid = _fork_worker(assignment, run, tee, prepared)
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
@@ -101,16 +102,17 @@ def supervise(assignment: dict[str, Any], ready: int | None = None, line: Callab
     failpoints.hit("parent.exited")
 
 
-def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None, line: Callable[[], Any]) -> int:
+def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None, prepared: Any) -> int:
     """The pid of the worker's process, which begins once it is on record who it is."""
     go_read, go_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
-        if os.read(go_read, 1) != b"1":
-            os._exit(1)  # its parent died before it was on record who runs
+        order = os.read(go_read, 1)
         os.close(go_read)
-        _become_worker(assignment, tee, line)
+        if order not in (_BEGIN, _BEGUN):
+            os._exit(order[0] if order else 1)  # it is not its to run, or its parent died before it was on record
+        _become_worker(assignment, tee, prepared, begun=order == _BEGUN)
     os.close(go_read)
     if tee is not None:
         tee.only_read()
@@ -119,12 +121,13 @@ def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None,
     if worker is not None:
         records.write_processes(run, records.Processes(processes.myself(), worker))
     failpoints.hit("parent.recorded")
-    os.write(go_write, b"1")
+    code = prepared.begin(worker) if prepared is not None and worker is not None else None
+    os.write(go_write, bytes([code]) if code else _BEGUN if prepared is not None and prepared.begun else _BEGIN)
     os.close(go_write)
     return pid
 
 
-def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None, line: Callable[[], Any]) -> None:
+def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None, prepared: Any, *, begun: bool) -> None:
     """Never returns: the forked child leaves every trace of its parent behind and runs the attempt."""
     try:
         processes.name(f"damad {assignment['claim']['etl_context_id']}/{assignment['attempt']}")
@@ -139,11 +142,13 @@ def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None, line: Ca
         elif tee is not None:
             tee.become_stdio()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        os.environ.clear()
-        os.environ.update(assignment["environment"])
-        from damad.runner import child
+        if prepared is None:
+            from damad.runner import child
 
-        code = child.main(assignment, line())
+            take_environment(assignment)
+            child.prepare()
+            prepared = child.Run(assignment)
+        code = prepared.run(begun=begun)
     except BaseException:  # noqa: BLE001 - nothing is above: said in the log, and the exit code tells
         import traceback
 
@@ -154,6 +159,12 @@ def _become_worker(assignment: dict[str, Any], tee: logfile.Tee | None, line: Ca
             sys.stdout.flush()
             sys.stderr.flush()
     os._exit(code)
+
+
+def take_environment(assignment: dict[str, Any]) -> None:
+    """Has this process, and what is forked from it, the environment of a worker."""
+    os.environ.clear()
+    os.environ.update(assignment["environment"])
 
 
 def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
