@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import hypothesis
 import pytest
 import pytest_asyncio
+from postgres_support import TEMPLATE, in_database, make_template, sql
 from reliability_page import (  # noqa: F401 - hooks
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -22,11 +22,8 @@ from reliability_page import (  # noqa: F401 - hooks
 from damad import context
 from damad.context import EtlContext, Host
 from damad.eventstore.embedded import EmbeddedPostgres
-from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
-
-TEMPLATE = "damad_template"
 
 # The same examples in every run; one fixture for all examples of a test; no file of examples beside the project.
 hypothesis.settings.register_profile(
@@ -41,11 +38,6 @@ hypothesis.settings.register_profile(
     "first-failure", hypothesis.settings.get_profile("damad"), phases=[hypothesis.Phase.generate]
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "damad"))
-
-
-def in_database(dsn: str, name: str) -> str:
-    """The DSN of another database of the same server."""
-    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
 
 
 @pytest.fixture(scope="session")
@@ -125,23 +117,3 @@ def ctx(here: Callable[..., AbstractContextManager[EtlContext]]) -> Iterator[Etl
     """The pg_env entered for the whole test. (No async fixture: the test runs in a copy of the context of this one.)"""
     with here() as entered:
         yield entered
-
-
-async def make_template(server: str) -> None:
-    """Makes the migrated database that others are copies of, in a server that need not survive a crash."""
-    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        await sql(server, f"ALTER SYSTEM SET {setting} = off")
-    await sql(server, "SELECT pg_reload_conf()")
-    await sql(server, f"CREATE DATABASE {TEMPLATE}")
-    database = Database("template", in_database(server, TEMPLATE))
-    await migrate(database)
-    await database.close()
-
-
-async def sql(dsn: str, statement: str) -> None:
-    """Runs one statement on a connection of its own."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

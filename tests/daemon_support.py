@@ -17,7 +17,7 @@ from textwrap import dedent
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from conftest import TEMPLATE, in_database, sql
+from postgres_support import TEMPLATE, in_database, sql
 from worker_support import GATE_MODULE, HOLD, Gate, Outcome
 
 from damad import config, context, events, logs, processes, statefolder, tasks

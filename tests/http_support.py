@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from conftest import TEMPLATE, in_database, sql
+from postgres_support import TEMPLATE, in_database, sql
 
 from damad import logs
 from damad.config import Config, Queue

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import asyncpg
-from conftest import in_database, sql
+from postgres_support import in_database, sql
 
 from damad.eventstore.pools import Database
 

@@ -11,8 +11,8 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
-from conftest import in_database, sql
 from daemon_support import Daemon, Site, site_of
+from postgres_support import in_database, sql
 
 TABLES = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'data_manager'"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from conftest import make_template, sql
 from daemon_support import Daemon, Site, gone, site_of, until
+from postgres_support import make_template, sql
 
 from damad import processes
 from damad.eventstore.embedded import EmbeddedPostgres

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from conftest import make_template
 from http_support import SOON, House, new_database, refusal, running, streaming
+from postgres_support import make_template
 
 from damad.eventstore.embedded import EmbeddedPostgres
 

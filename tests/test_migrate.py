@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from conftest import in_database, sql
+from postgres_support import in_database, sql
 from test_hostile_writers import waits_for_a_lock
 
 from damad.errors import Conflict, DamadError

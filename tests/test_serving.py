@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from conftest import sql
 from daemon_support import Daemon, site_of
 from original_support import value
+from postgres_support import sql
 
 from damad.errors import Conflict
 from damad.eventstore import migrate as migration

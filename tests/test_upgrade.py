@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 import pytest_asyncio
-from conftest import in_database, sql
 from original_support import (
     BROKEN,
     CATALOGUE,
@@ -25,6 +24,7 @@ from original_support import (
     template_of,
     value,
 )
+from postgres_support import in_database, sql
 
 from damad.errors import IllegalTransition
 from damad.eventstore.feed import Feed

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import sql
 from original_support import rows, value
+from postgres_support import sql
 
 from damad.eventstore import migrate as migration
 from damad.eventstore.migrate import VERSION, drift, migrate

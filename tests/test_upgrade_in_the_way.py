@@ -12,8 +12,8 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
-from conftest import sql
 from original_support import CATALOGUE, EVENTS, copy_of, named, rows, template_of, value
+from postgres_support import sql
 from test_hostile_writers import waits_for_a_lock
 
 from damad.errors import Conflict, Unavailable

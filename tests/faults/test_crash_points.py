@@ -2,13 +2,10 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, site_of, until
+from daemon_support import SOON, Daemon, Site, until
 
 from damad import failpoints
 from damad.model.event import RecordedEvent
@@ -50,13 +47,6 @@ def main(initial_event):
     time.sleep(1000)
 """
 )
-
-
-@pytest_asyncio.fixture
-async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {"DAMAD_GRACE": "500ms", "DAMAD_POLL_INTERVAL": "500ms", "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms"}
-    async with site_of(tmp_path, template, **settings) as site:
-        yield site
 
 
 @pytest.mark.fault(

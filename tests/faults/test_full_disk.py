@@ -9,8 +9,8 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
-from conftest import sql
 from daemon_support import Daemon, Site, site_of, until
+from postgres_support import sql
 from small_disk import SmallDisk
 
 from damad.eventstore.embedded import EmbeddedPostgres

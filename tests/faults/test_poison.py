@@ -10,7 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, site_of
+from daemon_support import SOON, Daemon, Site, daemon_on
 from stranger_support import a_stranger
 
 from damad import processes
@@ -21,6 +21,7 @@ DEEP = "[" * 3000 + "]" * 3000
 HUGE = "[" + "1e131071," * 200 + "0]"
 """2 kB that read back as 26 MB."""
 
+SETTINGS = {"DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0"}
 OK = "def main(initial_event):\n    return {'n': 1}\n"
 
 pytestmark = pytest.mark.fault(
@@ -31,25 +32,9 @@ pytestmark = pytest.mark.fault(
 
 
 @pytest_asyncio.fixture
-async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {
-        "DAMAD_GRACE": "300ms",
-        "DAMAD_POLL_INTERVAL": "300ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0",
-    }
-    async with site_of(tmp_path, template, **settings) as site:
-        yield site
-
-
-@pytest_asyncio.fixture
 async def daemon(site: Site) -> AsyncIterator[Daemon]:
-    daemon = Daemon(site)
-    await daemon.start()
-    yield daemon
-    await daemon.quiet()
-    assert await daemon.stop() == 0
-    assert "Traceback" not in daemon.log, daemon.log
+    async with daemon_on(site) as daemon:  # and no more: the log is spoilt on purpose
+        yield daemon
 
 
 async def unjudged(site: Site, statement: str, *arguments: Any) -> None:

@@ -16,9 +16,9 @@ from urllib.parse import quote, unquote, urlsplit
 import aiohttp
 import pytest
 import pytest_asyncio
-from conftest import make_template
 from daemon_support import SOON, Daemon, Site, daemon_on, site_of, until
 from debian_packages import program
+from postgres_support import make_template
 
 from damad.eventstore.embedded import EmbeddedPostgres, _as_ordinary_user
 from damad.eventstore.migrate import DAEMONS

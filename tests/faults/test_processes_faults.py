@@ -2,14 +2,13 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
-from daemon_support import Daemon, Site, gone, site_of, until
+from daemon_support import Daemon, Site, gone, until
 from resisting_workers import HERE, RESISTS
 from test_crash_points import EXCLUSIVE, check
 
@@ -18,6 +17,7 @@ from damad.processes import Process
 from damad.runner import records
 
 LEASE = 1.0
+SETTINGS = {"DAMAD_GRACE": "300ms", "DAMAD_LEASE": f"{LEASE}s", "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0"}
 MEMORY = 400 * 2**20
 """Enough for a daemon, a runner's parent and a worker that does nothing."""
 
@@ -33,33 +33,6 @@ def main(initial_event):
     return {}
 """
 )
-
-
-@pytest_asyncio.fixture
-async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {
-        "DAMAD_GRACE": "300ms",
-        "DAMAD_POLL_INTERVAL": "300ms",
-        "DAMAD_LEASE": f"{LEASE}s",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0",
-    }
-    async with site_of(tmp_path, template, **settings) as site:
-        yield site
-
-
-@pytest_asyncio.fixture
-async def daemon(site: Site) -> AsyncIterator[Daemon]:
-    """A daemon that runs; at the end it is alone, nothing is left of any run, and no round of it failed."""
-    daemon = Daemon(site)
-    await daemon.start()
-    yield daemon
-    await daemon.quiet()
-    runs = site.state_dir / "runs" / "local"
-    await until(lambda: not runs.exists() or not list(runs.iterdir()), lambda: list(runs.iterdir()))
-    assert await daemon.stop() == 0
-    assert "Traceback" not in daemon.log, daemon.log
-    await site.verified()
 
 
 async def queue(site: Site, source: str, **settings: object) -> int:

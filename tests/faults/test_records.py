@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
-from daemon_support import Daemon, Site, gone, site_of, until
+from daemon_support import Daemon, Site, gone, until
 from stranger_support import Stranger, a_stranger
 from test_crash_points import EXCLUSIVE, check
 
@@ -93,37 +92,13 @@ DAMAGES: dict[str, Damage] = {
     "a living stranger, with all its proof": naming(),
 }
 
+SETTINGS = {"DAMAD_QUEUE_DEFAULT_CONCURRENCY": str(len(DAMAGES) + 5)}
+
 pytestmark = pytest.mark.fault(
     fault="process.json or exit.json is torn, nonsense, of another boot, or names a stranger",
     injected="the file is written over while the worker runs, with the daemon there and without one",
     invariants="I4 I6 I10 I12",
 )
-
-
-@pytest_asyncio.fixture
-async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {
-        "DAMAD_GRACE": "500ms",
-        "DAMAD_POLL_INTERVAL": "500ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
-        "DAMAD_QUEUE_DEFAULT_CONCURRENCY": str(len(DAMAGES) + 5),
-    }
-    async with site_of(tmp_path, template, **settings) as site:
-        yield site
-
-
-@pytest_asyncio.fixture
-async def daemon(site: Site) -> AsyncIterator[Daemon]:
-    """A daemon that runs; at the end nothing is left of any run, and no round of it failed."""
-    daemon = Daemon(site)
-    await daemon.start()
-    yield daemon
-    await daemon.quiet()
-    runs = site.state_dir / "runs" / "local"
-    await until(lambda: not list(runs.iterdir()), lambda: list(runs.iterdir()))
-    assert await daemon.stop() == 0
-    assert "Traceback" not in daemon.log, daemon.log
-    await site.verified()
 
 
 async def held(site: Site, gate: Path, many: int) -> list[int]:

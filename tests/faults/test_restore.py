@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from conftest import in_database, make_template, sql
 from daemon_support import Daemon, gone, site_of, until
+from postgres_support import in_database, make_template, sql
 
 from damad import processes
 from damad.errors import CursorGone

@@ -5,18 +5,22 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import pytest_asyncio
-from daemon_support import DAMAD, Daemon, Site, site_of, until
+from daemon_support import DAMAD, Daemon, Site, until
 from test_crash_points import EXCLUSIVE, check
 
 KILLS = int(os.environ.get("STORM_KILLS", "20"))
 PACE = float(os.environ.get("STORM_PACE", "1.0"))
 """Seconds, about, that each daemon of a storm has from its start to its death."""
 SEED = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+
+SETTINGS = {
+    "DAMAD_QUEUE_DEFAULT_CONCURRENCY": "6",
+    "DAMAD_QUEUE_DEFAULT_RETRY_DELAY_MAX": "100ms",
+    "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0",
+}
 
 HEALTHY = (
     EXCLUSIVE
@@ -43,20 +47,6 @@ def main(initial_event):
     os._exit(7)
 """
 )
-
-
-@pytest_asyncio.fixture
-async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {
-        "DAMAD_GRACE": "500ms",
-        "DAMAD_POLL_INTERVAL": "500ms",
-        "DAMAD_QUEUE_DEFAULT_CONCURRENCY": "6",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY": "10ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_DELAY_MAX": "100ms",
-        "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0",
-    }
-    async with site_of(tmp_path, template, **settings) as site:
-        yield site
 
 
 async def storm(site: Site, worker: str, *, each: int, **settings: int) -> list[int]:
