@@ -7,6 +7,7 @@ before the start time was compared, so that none reaches a process that took the
 import os
 import re
 import signal
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -127,6 +128,19 @@ def descendants(ancestor: Process) -> list[Process]:
     return found
 
 
+def writers(file: Path) -> list[Process]:
+    """The processes that have a file open as their stdout is opened, to append to it: all but this one.
+
+    Who reads it is none of them. Their files are compared by name first, for to ask about a file may wait for its disk.
+    """
+    try:
+        name, wanted = str(file.resolve()), file.stat()
+    except (OSError, RuntimeError):
+        return []
+    others = [stat for stat in _all() if stat.pid != os.getpid()]
+    return [_process(stat) for stat in others if _appends_to(_PROC / str(stat.pid), name, wanted)]
+
+
 def as_holder(process: Process, host_id: str) -> str:
     """The text that names a process in a lease, so that whoever reads it can prove its death."""
     return f"{host_id}/{process.boot_id}/{process.pid}/{process.start_time}"
@@ -140,6 +154,23 @@ def from_holder(holder: str, host_id: str) -> Process | None:
     if host != host_id or not (_NUMBER.fullmatch(pid) and _NUMBER.fullmatch(start_time)):
         return None
     return named(int(pid), int(start_time), boot)
+
+
+def _appends_to(process: Path, name: str, wanted: os.stat_result) -> bool:
+    with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+        for number in os.listdir(process / "fd"):
+            link = process / "fd" / number
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                if os.readlink(link) == name and os.path.samestat(os.stat(link), wanted):
+                    flags = _flags((process / "fdinfo" / number).read_text())
+                    if flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY:
+                        return True
+    return False
+
+
+def _flags(fdinfo: str) -> int:
+    """How a file was opened."""
+    return int(fdinfo.partition("flags:")[2].split()[0], 8)
 
 
 def _process(stat: _Stat) -> Process:

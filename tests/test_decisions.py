@@ -15,6 +15,7 @@ from damad.scheduler.decisions import (
     ABSENT,
     ALIVE,
     ENDED,
+    LEFT,
     LOST,
     STARTING,
     Cancelled,
@@ -33,7 +34,7 @@ from damad.scheduler.decisions import (
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GRACE = 10.0
-PROCESSES = (ABSENT, STARTING, ALIVE, ENDED, LOST)
+PROCESSES = (ABSENT, STARTING, ALIVE, ENDED, LOST, LEFT)
 HELD_STATES = ("claimed", "running", "cancelling")
 
 
@@ -79,16 +80,19 @@ TABLE: dict[tuple[str, str], Any] = {
     ("claimed", ALIVE): None,
     ("claimed", ENDED): Anything(Release),
     ("claimed", LOST): Anything(Release),
+    ("claimed", LEFT): Kill(force=True),
     ("running", ABSENT): Anything(Conclude),
     ("running", STARTING): None,
     ("running", ALIVE): None,
     ("running", ENDED): Anything(Conclude),
     ("running", LOST): Anything(Conclude),
+    ("running", LEFT): Kill(force=True),
     ("cancelling", ABSENT): Cancelled(),
     ("cancelling", STARTING): None,
     ("cancelling", ALIVE): Kill(force=False),
     ("cancelling", ENDED): Cancelled(),
     ("cancelling", LOST): Cancelled(),
+    ("cancelling", LEFT): Kill(force=True),
 }
 
 
@@ -119,7 +123,7 @@ def test_it_is_not_launched_twice(process: str) -> None:
     assert decision(held("claimed", ours=True), seen(process)) is None
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {LEFT}))
 def test_nothing_is_launched_or_released_while_another_run_of_the_task_lives(process: str) -> None:
     assert decision(held("claimed", ours=True), seen(process, rival=True)) is None
 
@@ -221,10 +225,16 @@ def test_what_is_gone_without_a_record_after_we_asked_for_its_time_was_over_ran_
 # --- leftovers ---
 
 
-@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {ALIVE}))
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {ALIVE, LEFT}))
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_only_what_lives_is_stopped(process: str, by_itself: bool) -> None:
     assert decide_leftover(seen(process), now=NOW, grace=GRACE, ended_at=ago(99), by_itself=by_itself) is None
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_what_a_dead_process_left_behind_has_no_grace(by_itself: bool) -> None:
+    left = decide_leftover(seen(LEFT), now=NOW, grace=GRACE, ended_at=NOW, by_itself=by_itself)
+    assert left == Kill(force=True)
 
 
 @pytest.mark.parametrize(("since", "expected"), [(0.0, None), (9.9, None), (10.0, Kill(False)), (99.0, Kill(False))])

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -141,6 +143,30 @@ def test_members_are_those_of_the_session_and_descendants_those_of_the_family() 
             ended(process)
     assert processes.members(leader) == []
     assert processes.descendants(leader) == []
+
+
+def test_who_prints_into_a_file_is_found_and_neither_who_reads_it_nor_who_writes_it_otherwise(tmp_path: Path) -> None:
+    log, other = tmp_path / "1.log", tmp_path / "2.log"
+    other.touch()
+    ways = [(log, "ab"), (log, "rb"), (log, "r+b"), (log, "a+b"), (other, "ab")]
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open(mode)) for path, mode in ways]
+        children = [subprocess.Popen(["sleep", "1000"], stdin=DEVNULL, stdout=file) for file in files]
+        apart = subprocess.Popen(["sleep", "1000"], pass_fds=[files[0].fileno()], start_new_session=True)
+        assert processes.writers(log) == [identified(children[0].pid), identified(apart.pid)], "not this process"
+        assert processes.writers(tmp_path / "none.log") == []
+        for child in (*children, apart):
+            child.kill()
+            child.wait()
+
+
+def test_a_file_of_the_same_name_that_took_the_place_of_another_has_no_writers(tmp_path: Path) -> None:
+    log = tmp_path / "1.log"
+    with log.open("ab") as file, subprocess.Popen(["sleep", "1000"], stdout=file) as child:
+        log.unlink()
+        log.touch()
+        assert processes.writers(log) == []
+        child.kill()
 
 
 def test_a_holder_names_the_process_to_its_own_host_only() -> None:

@@ -2,6 +2,7 @@
 
     runs/<pg_env>/<etl_context_id>.<fence>/process.json    the parent and the worker's process, by proof
     runs/<pg_env>/<etl_context_id>.<fence>/exit.json       how the worker's process ended
+    runs/<pg_env>/<etl_context_id>.<fence>/parent.log      what the parent prints: who has it open is the parent
 
 They are not forced to the disk: what a machine forgets when it fails is about processes that failed with it, and a
 torn one is none. Whatever stands there all the same (a disk that was full, a copy that was restored, a hand) is read
@@ -52,6 +53,11 @@ def runs(state_dir: Path, pg_env: str) -> list[tuple[int, int]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [(int(name[1]), int(name[2])) for name in names if name]
+
+
+def parent_log(run: Path) -> Path:
+    """Where the parent of a run prints to."""
+    return run / "parent.log"
 
 
 def write_processes(run: Path, processes: Processes) -> None:

@@ -8,8 +8,10 @@
     cancelling        alive                Kill
     cancelling        absent/ended/lost    Cancelled: it is seen dead
     anything else     alive                Kill: its task has ended or was taken over, and it had its grace
+    whatever          left behind          Kill, by force: nothing is said of it while what it left behind lives
 
-Killing is to ask (SIGTERM), and after the grace to make sure (SIGKILL, with everything it left anywhere).
+Killing is to ask (SIGTERM), and after the grace to make sure (SIGKILL, with everything it left anywhere). What a dead
+process left behind is not asked: its parent would have ended it so, had that one not been killed too.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,8 @@ ENDED: Final = "ended"
 """It is dead and its exit is on record."""
 LOST: Final = "lost"
 """It is dead and nobody can know how it ended."""
+LEFT: Final = "left"
+"""It is lost, and processes that it left behind still live."""
 
 MOST_RELEASE_DELAY: Final = 30.0
 _EXIT_KINDS: Final = {101: "exception", 102: "no_final", 104: "load"}
@@ -104,6 +108,8 @@ def decide(held: Held, seen: Observed, *, now: datetime, grace: float, failed_la
     """What is to be done about a held task, or None while there is nothing to do."""
     running = seen.process in (ALIVE, STARTING)
     match held.state:
+        case "claimed" | "running" | "cancelling" if seen.process == LEFT:
+            return Kill(force=True)
         case "claimed":
             return _claimed(held, seen, failed_launches)
         case "running" if running:
@@ -131,10 +137,12 @@ def _claimed(held: Held, seen: Observed, failed_launches: int) -> Decision | Non
 
 
 def decide_leftover(seen: Observed, *, now: datetime, grace: float, ended_at: datetime, by_itself: bool) -> Kill | None:
-    """What is to be done about a living process whose task this host does not hold any more.
+    """What is to be done about a living process whose task this host does not hold any more, or what one left behind.
 
     by_itself: the run appended the end of its task itself; then it has the grace to come to its own end.
     """
+    if seen.process == LEFT:
+        return Kill(force=True)
     if seen.process != ALIVE or (by_itself and now < ended_at + timedelta(seconds=grace)):
         return None
     return _kill(seen, now, grace)

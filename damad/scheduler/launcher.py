@@ -109,7 +109,7 @@ def _described(assignment: Assignment) -> int:
 
 async def _spawn(assignment: Assignment, fd: int) -> None:
     detached = not assignment.terminal
-    errors = os.open(assignment.run / "parent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    errors = os.open(records.parent_log(assignment.run), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "damad.runner.parent", str(fd),
@@ -144,6 +144,6 @@ def _as_text(value: Any) -> str:
 
 def _last_words(run: Path) -> str:
     try:
-        return (run / "parent.log").read_text(errors="replace").strip()[-500:]
+        return records.parent_log(run).read_text(errors="replace").strip()[-500:]
     except OSError:
         return ""

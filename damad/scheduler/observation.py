@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from damad import processes
+from damad import logs, processes
 from damad.eventstore.schedule import HeldTask
 from damad.model.retry import Counts
 from damad.model.settings import decode
@@ -39,6 +39,7 @@ class Observer:
         self._launched: set[Key] = set()
         self._coroutines: dict[Key, asyncio.Task[None]] = {}
         self._asked: dict[Key, datetime] = {}
+        self._families: dict[Key, set[Process]] = {}
         self._watched: dict[Key, tuple[Process, int]] = {}
         self._over: set[Key] = set()
 
@@ -67,11 +68,7 @@ class Observer:
     def at_work(self) -> list[Key]:
         """The runs that go on, as the last look at each saw them, less those whose process is stopped."""
         here = [key for key, coroutine in self._coroutines.items() if not coroutine.done()]
-        return here + [key for key in self._watched if not any(map(processes.stopped, self._workers(key)))]
-
-    def _workers(self, key: Key) -> list[Process]:
-        known = records.read_processes(self.folder(key))
-        return [known.worker] if known else []
+        return here + [key for key in self._watched if not any(map(processes.stopped, self._workers(key, None)))]
 
     def runs_here(self, key: Key, task: "asyncio.Task[None]") -> None:
         """Says that a run is a coroutine of this process."""
@@ -89,7 +86,10 @@ class Observer:
     def look(self, key: Key, started: dict[str, Any] | None = None) -> Observed:
         """What the run's process does. `started`: its STARTED event's payload, which proves as much as a record."""
         process, exit_ = self._look(key, started)
-        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=self._has_rival(key))
+        rival = self._has_rival(key)
+        if process == decisions.LOST and not rival and self._left(key, started):  # a rival may have the same log
+            process = decisions.LEFT
+        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=rival)
 
     def _has_rival(self, key: Key) -> bool:
         others = [other for other in self.known() if other[0] == key[0] and other != key]
@@ -112,15 +112,42 @@ class Observer:
                 return decisions.ALIVE, None
         if key in self._starting:
             return decisions.STARTING, None
-        if not candidates:
-            return (decisions.LOST if started or key in self._launched else decisions.ABSENT), None
+        if known is None and self._watch_parent(key):
+            return decisions.ALIVE, None
         ended = self._ended(key)  # looked at again: it may have been written between the two looks
-        return (decisions.LOST, None) if ended is None else (decisions.ENDED, ended)
+        if ended is not None:
+            return decisions.ENDED, ended
+        was_there = candidates or started or key in self._launched
+        return (decisions.LOST if was_there else decisions.ABSENT), None
+
+    def _watch_parent(self, key: Key) -> bool:
+        """True if the parent of a run lives though no record says who it is: it will say how the worker ended."""
+        for parent in processes.writers(records.parent_log(self.folder(key))):
+            processes.send(parent, signal.SIGCONT)
+            if self._watch(key, parent):
+                return True
+        return False
+
+    def _left(self, key: Key, started: dict[str, Any] | None) -> set[Process]:
+        """What lives of a run whose worker and parent do not: its session, its family, and who prints into its log."""
+        if key in self._coroutines:
+            return set()
+        left = {one for one in self._families.get(key, ()) if processes.alive(one)}
+        if self.folder(key).is_dir():  # else it ran in a daemon, whose session is not of this run alone
+            left |= {member for worker in self._workers(key, started) for member in processes.members(worker)}
+        attempt = started.get("attempt") if isinstance(started, dict) else None
+        if type(attempt) is int:
+            left |= {*processes.writers(logs.path(self._state_dir, self._pg_env, key[0], attempt))}
+        return left | {child for process in left for child in processes.descendants(process)}
 
     def _known(self, key: Key, started: dict[str, Any] | None) -> records.Processes | None:
         """Who runs it, by its record. Where the log names another worker the record is not of this run."""
         known, said = records.read_processes(self.folder(key)), _by_event(started)
         return None if known is None or (said and known.worker not in said) else known
+
+    def _workers(self, key: Key, started: dict[str, Any] | None) -> dict[Process, None]:
+        known = self._known(key, started)
+        return dict.fromkeys([*([known.worker] if known else []), *_by_event(started)])
 
     def _ended(self, key: Key) -> decisions.Exit | None:
         exit_ = records.read_exit(self.folder(key))
@@ -130,23 +157,34 @@ class Observer:
 
     def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> None:
         """Asks a run to stop, or ends it with everything it left."""
-        self._asked.setdefault(key, self._clock.now())
+        if not force:
+            self._asked.setdefault(key, self._clock.now())
         if (coroutine := self._coroutines.get(key)) is not None:
             coroutine.cancel()
             return
-        known = self._known(key, started)
-        for worker in dict.fromkeys([*([known.worker] if known else []), *_by_event(started)]):
-            targets = {worker, *processes.members(worker)}
-            if force:
-                targets |= {*processes.descendants(worker)}
-                targets |= {*processes.descendants(known.parent)} if known and key not in self._over else set()
-            for target in targets:
-                processes.send(target, signal.SIGKILL if force else signal.SIGTERM)
+        if force and self._look(key, started)[0] == decisions.LOST:
+            targets = self._left(key, started)
+        else:
+            targets = self._living(key, started, force=force)
+        for target in targets:
+            processes.send(target, signal.SIGKILL if force else signal.SIGTERM)
+
+    def _living(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> set[Process]:
+        """The worker and its session, and by force its whole family, which is remembered once it was asked to stop."""
+        known, targets = self._known(key, started), set[Process]()
+        for worker in self._workers(key, started):
+            family = {*processes.descendants(worker)}
+            self._families.setdefault(key, set()).update(family)
+            targets |= {worker, *processes.members(worker)} | (family if force else set())
+        if force and known is not None and key not in self._over:
+            targets |= {*processes.descendants(known.parent)}
+        return targets
 
     def forget(self, key: Key) -> None:
         """The run is over and on the log: its records are not needed any more."""
         self._unwatch(key)
         self._asked.pop(key, None)
+        self._families.pop(key, None)
         self._coroutines.pop(key, None)
         self._launched.discard(key)
         self._over.discard(key)

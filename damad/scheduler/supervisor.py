@@ -290,7 +290,7 @@ class Supervisor:
         alive = {}
         for key in keys:
             seen = self._observer.look(key, started.get(key))
-            if seen.process in (decisions.ALIVE, decisions.STARTING):
+            if seen.process in (decisions.ALIVE, decisions.STARTING, decisions.LEFT):
                 alive[key] = seen
             else:
                 _say_how_it_ended(key, seen)
@@ -309,7 +309,7 @@ class Supervisor:
             if kill is not None:
                 log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
                 self._observer.stop(key, started.get(key), force=kill.force)
-        return [min(self._config.grace, 1.0)]
+        return [min(self._config.grace, 0.1 if any(seen.process == decisions.LEFT for seen in alive.values()) else 1.0)]
 
     async def _rescue(self) -> None:
         """Takes over the tasks of shared queues whose host is lost: its lease ran out, so nothing of it counts."""

@@ -10,7 +10,11 @@ AUTH = "damad/http/auth.py"
 WORKERFILE = "damad/workerfile.py"
 SUPERVISOR = "damad/scheduler/supervisor.py"
 
+OBSERVATION = "damad/scheduler/observation.py"
+
 STRANGER = "tests/test_processes.py::test_the_same_pid_with_another_start_time_or_boot_is_a_stranger"
+WRITERS = "tests/test_processes.py::test_who_prints_into_a_file"
+LEFT = "tests/faults/test_left_behind.py"
 RECORDS = "tests/test_run_records.py"
 HEARD = "tests/test_listener.py"
 RUNS = "tests/test_runner_exit_codes.py"
@@ -35,17 +39,45 @@ GUARDS = (
     ),
     Guard(
         "an exit record beside a living worker is another run's",
-        "damad/scheduler/observation.py",
+        OBSERVATION,
         "if ended is not None and not works:",
         "if ended is not None:",
         ("tests/faults/test_records.py::test_an_exit_record_of_another_run_ends_no_worker_that_lives",),
     ),
     Guard(
         "a stopped parent is woken once its worker is dead",
-        "damad/scheduler/observation.py",
+        OBSERVATION,
         "processes.send(known.parent, signal.SIGCONT)",
         "pass",
         ("tests/faults/test_processes_faults.py::test_a_stopped_parent_holds_up_neither_the_end_nor_the_next_attempt",),
+    ),
+    Guard(
+        "who prints into a file has it open to append to it",
+        PROCESSES,
+        "if flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY:",
+        "if flags or True:",
+        (f"{WRITERS}_is_found_and_neither_who_reads_it_nor_who_writes_it_otherwise",),
+    ),
+    Guard(
+        "a file is known by its number and not by its name",
+        PROCESSES,
+        "os.readlink(link) == name and os.path.samestat(os.stat(link), wanted)",
+        "os.readlink(link).startswith(name)",
+        ("tests/test_processes.py::test_a_file_of_the_same_name_that_took_the_place_of_another_has_no_writers",),
+    ),
+    Guard(
+        "what a dead run left behind is ended before anything is said of it",
+        OBSERVATION,
+        "if process == decisions.LOST and not rival and self._left(key, started):",
+        "if False:",
+        (f"{LEFT}::test_no_attempt_begins_while_children_of_the_one_before_live",),
+    ),
+    Guard(
+        "a parent that lives will say how its worker ended",
+        OBSERVATION,
+        "if known is None and self._watch_parent(key):",
+        "if False:",
+        (f"{LEFT}::test_how_a_worker_ended_is_waited_for_though_no_record_says_who_will_say_it",),
     ),
     Guard(
         "damad's own loop knows its socket",
