@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import resource
+import select
 import sys
 from pathlib import Path
 
@@ -38,16 +40,32 @@ async def test_a_log_within_its_limit_stays_as_it_is(log: Path, size: int) -> No
 
 
 def test_a_log_that_somebody_removed_is_no_fault(log: Path) -> None:
-    assert not logfile.cut(log, LIMIT)
+    logfile.cut(log, LIMIT)
     logfile.compact(log, LIMIT)
     assert not log.exists()
 
 
-def test_it_is_looked_at_more_often_once_it_grows(log: Path) -> None:
-    log.write_bytes(b"x" * 100)
-    assert not logfile.cut(log, LIMIT)
-    log.write_bytes(b"x" * 50_000)
-    assert logfile.cut(log, LIMIT)
+def test_whoever_waits_is_told_once_a_log_grows_and_not_before(log: Path) -> None:
+    growth = logfile.Growth(log)
+    assert growth.descriptor is not None
+    with log.open("ab", buffering=0) as out:
+        for _ in range(2):
+            assert select.select([growth.descriptor], [], [], 0)[0] == []
+            for _ in range(1000):
+                out.write(b"x")
+            assert select.select([growth.descriptor], [], [], 0)[0] == [growth.descriptor]
+            growth.seen()
+    os.close(growth.descriptor)
+
+
+def test_where_the_kernel_has_nothing_to_tell_by_that_is_said(log: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with log.open("ab") as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), hard))
+        growth = logfile.Growth(log)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    growth.seen()
+    assert growth.descriptor is None
 
 
 async def test_a_cut_frees_the_middle_and_moves_no_end(log: Path) -> None:

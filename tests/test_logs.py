@@ -84,7 +84,7 @@ async def test_a_follower_passes_over_what_is_cut_and_misses_nothing_that_is_add
     chunks = logs.follow(file, ended.is_set)
     async with asyncio.timeout(SOON):
         shown = [await anext(chunks)]
-        assert logfile.cut(file, 100_000)
+        logfile.cut(file, 100_000)
         printed(host, 7, 1, " added after the cut")
         while not shown[-1].endswith(b" added after the cut"):
             shown.append(await anext(chunks))
@@ -104,7 +104,7 @@ async def test_a_follower_that_has_read_all_sees_only_what_is_added_after_a_cut(
         while read < 1_000_000:
             read += len(await anext(chunks))
         for n in range(3):
-            assert logfile.cut(file, 100_000)
+            logfile.cut(file, 100_000)
             printed(host, 7, 1, f"line {n}\n")
             assert await anext(chunks) == f"line {n}\n".encode()
     ended.set()

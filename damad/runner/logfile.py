@@ -8,13 +8,13 @@ from typing import Final
 
 _HEAD_SHARE: Final = 0.5
 _TAIL_SHARE: Final = 0.25
-_FAST_GROWTH: Final = 0.05
-"""Share of the limit above which a log is looked at more often."""
 _CHUNK: Final = 1 << 16
 _PUNCH_HOLE, _KEEP_SIZE = 0x02, 0x01
 _BLOCK: Final = 4096
 """What begins and ends with a multiple of it can be freed on every file system."""
 _STAT_BLOCK: Final = 512
+_IN_MODIFY: Final = 0x02
+_MOST_EVENTS: Final = 1 << 12
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
@@ -67,8 +67,35 @@ class Tee:
         return bool(chunk)
 
 
-def cut(log: Path, limit: int) -> bool:
-    """Frees the middle of a log that is over its limit. True if it is large enough to be looked at often.
+class Growth:
+    """Tells when a log, which is made if need be, is written to: nobody need look at one that stands still.
+
+    descriptor: readable then; None where the kernel has none to give (a user may have but so many).
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.descriptor: int | None = None
+        with suppress(OSError):  # on a full disk, say, where the worker cannot begin either
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(log, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        libc = ctypes.CDLL(None)
+        inotify = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if inotify < 0:
+            return
+        if libc.inotify_add_watch(inotify, os.fsencode(log), _IN_MODIFY) < 0:
+            os.close(inotify)
+            return
+        self.descriptor = inotify
+
+    def seen(self) -> None:
+        """What was written until now is known: it tells of what is written from now on."""
+        if self.descriptor is not None:
+            with suppress(BlockingIOError):
+                os.read(self.descriptor, _MOST_EVENTS)
+
+
+def cut(log: Path, limit: int) -> None:
+    """Frees the middle of a log that is over its limit.
 
     The worker goes on appending meanwhile, so the file keeps its length and a hole takes the place of the middle:
     whatever moved its end would lose what is written in that moment. `compact` makes it short, once it is complete.
@@ -76,14 +103,13 @@ def cut(log: Path, limit: int) -> bool:
     try:
         fd = os.open(log, os.O_RDWR)
     except FileNotFoundError:
-        return False
+        return
     try:
         stat = os.fstat(fd)
         if min(stat.st_size, stat.st_blocks * _STAT_BLOCK) > limit:
             _free_middle(fd, stat.st_size, limit)
     finally:
         os.close(fd)
-    return stat.st_size > limit * _FAST_GROWTH
 
 
 def _free_middle(fd: int, size: int, limit: int) -> None:

@@ -26,8 +26,10 @@ from damad import failpoints, processes
 from damad.runner import logfile, records
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_LOOK_INTERVAL: Final = 1.0
-"""Seconds between looks at the size of the log."""
+_LOOK_INTERVAL: Final = 0.1
+"""Seconds between looks at the size of the log where nobody tells when it grows."""
+_REST: Final = 0.005
+"""Seconds from one look at a log that grows to the next."""
 
 
 _BEGIN, _BEGUN = b"\1", b"\2"
@@ -174,12 +176,17 @@ def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
     poll.register(pidfd, select.POLLIN)
     if tee is not None:
         poll.register(tee.read_end, select.POLLIN)
-    interval = _LOOK_INTERVAL
-    while pidfd not in (ready := dict(poll.poll(interval * 1000))):
-        if tee is not None and ready and not tee.copy():
+    growth = logfile.Growth(log)
+    if growth.descriptor is not None:
+        poll.register(growth.descriptor, select.POLLIN)
+    interval = _LOOK_INTERVAL * 1000 if growth.descriptor is None else None
+    while pidfd not in (ready := dict(poll.poll(interval))):
+        if tee is not None and tee.read_end in ready and not tee.copy():
             poll.unregister(tee.read_end)
-        grown = logfile.cut(log, log_limit)
-        interval = _LOOK_INTERVAL / 20 if grown else _LOOK_INTERVAL
+        growth.seen()
+        logfile.cut(log, log_limit)
+        if tee is None:  # else it is here that is written, and the worker waits
+            select.select([pidfd], [], [], _REST)
     while tee is not None and tee.copy():
         pass
     os.close(pidfd)
