@@ -240,15 +240,37 @@ async def test_what_was_dispatched_before_a_retry_is_still_there(site: Site) -> 
 
 
 async def test_a_claim_that_never_started_is_released_and_is_no_attempt(daemon: Daemon, site: Site) -> None:
-    id_ = await site.queue(site.worker("def main():\n    return {}\n"), start_after="1h")
-    (site.state_dir / "runs" / PG_ENV).mkdir(parents=True, exist_ok=True)
-    (site.state_dir / "runs" / PG_ENV / f"{id_}.1").write_text("in the way of the first run")
-    await site.cancel(id_)
-    await site.retry(id_)
+    id_ = await whose_first_runs_cannot_begin(site, 1)
     assert (await site.ended(id_)).attempt == 1
     released, started = await site.events(id_, "dama/task:RELEASED", "dama/task:STARTED")
     assert (released.type, started.type) == ("dama/task:RELEASED", "dama/task:STARTED")
     assert "a runner could not be started" in daemon.log
+
+
+async def test_what_cannot_be_started_is_tried_ever_less_often_though_other_tasks_run(
+    daemon: Daemon, site: Site
+) -> None:
+    with site.gate() as gate:
+        other = await site.hold(gate)
+        id_ = await whose_first_runs_cannot_begin(site, 4)
+        assert (await site.ended(id_)).attempt == 1
+        releases = await site.events(id_, "dama/task:RELEASED")
+        pauses = [datetime.fromisoformat(one.payload["run_at"]) - one.created_timestamp for one in releases]
+        assert len(pauses) == 4
+        assert pauses == sorted(pauses) and pauses[-1] > 4 * pauses[0], pauses
+    await site.ended(other)
+
+
+async def whose_first_runs_cannot_begin(site: Site, many: int) -> int:
+    """A task whose first runs cannot be recorded."""
+    id_ = await site.queue(site.worker("def main():\n    return {}\n"), start_after="1h")
+    runs = site.state_dir / "runs" / PG_ENV
+    runs.mkdir(parents=True, exist_ok=True)
+    for fence in range(1, many + 1):
+        (runs / f"{id_}.{fence}").write_text("in the way of a run")
+    await site.cancel(id_)
+    await site.retry(id_)
+    return id_
 
 
 async def test_the_claim_of_a_daemon_that_died_is_released_at_once(site: Site) -> None:

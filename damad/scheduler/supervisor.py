@@ -81,7 +81,7 @@ class Supervisor:
         self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._wake)
         self._bell: listener.Subscription | None = None
         self._quiet = asyncio.Event()
-        self._failed_launches = 0
+        self._failed_launches = Counter[int]()  # of each context, since it last began
         self._runs: asyncio.TaskGroup | None = None
         self._runners = runners
         self._reporters: dict[Key, Reporter] = {}
@@ -114,8 +114,9 @@ class Supervisor:
         backoff = Backoff()
         while True:
             try:
-                await bell.wait(await self._turn())
+                pause = await self._turn()
                 backoff.reset()
+                await bell.wait(pause)
                 continue
             except Unavailable as error:
                 log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
@@ -155,6 +156,7 @@ class Supervisor:
         """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
         self._slots.pop(key, None)
         if self._reporters.pop(key).concluded_at > 0:
+            self._failed_launches.pop(key[0], None)
             self._observer.forget(key)
             return True
         self._observer.over(key)
@@ -228,11 +230,10 @@ class Supervisor:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
         now = self._clock.now()
         held, seen = held_task(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
-        decision = decisions.decide(
-            held, seen, now=now, grace=self._config.grace, failed_launches=self._failed_launches
-        )
+        failed = self._failed_launches[task.etl_context_id]
+        decision = decisions.decide(held, seen, now=now, grace=self._config.grace, failed_launches=failed)
         if task.state == "running":
-            self._failed_launches = 0
+            self._failed_launches.pop(task.etl_context_id, None)
         try:
             await self._perform(decision, task, held, seen)
         except ContextBusy:
@@ -253,7 +254,7 @@ class Supervisor:
             case Launch():
                 self._start(await self._store.assignment(task.etl_context_id))
             case Release(_, delay):
-                self._failed_launches += delay > 0
+                self._failed_launches.update([task.etl_context_id] if delay else [])
                 # Only as it was seen: a run that began meanwhile goes on.
                 await self._append(task, *said(decision, held, self._clock.now()), expected_version=task.version)
                 self._forget(key, lost=seen.exit is None)
