@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from damad.backoff import Backoff
+from damad.errors import Unavailable
 from damad.eventstore import listener
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
@@ -95,6 +97,38 @@ async def test_a_listener_whose_connection_ends_comes_back_and_wakes_everybody(
         assert await bell.wait(LONG), "a hint may have been lost meanwhile"
         await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
         assert await bell.wait(LONG)
+
+
+async def test_a_listener_that_hears_again_pauses_but_briefly_the_next_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story: list[str] = []
+    again = asyncio.Event()
+
+    class Told(Backoff):
+        def reset(self) -> None:
+            story.append("reset")
+            again.set()
+            super().reset()
+
+        async def pause(self) -> None:
+            story.append("pause")
+            await super().pause()
+
+    async def at_the_third_time() -> Any:
+        if story.count("pause") < 2:
+            raise Unavailable("not yet")
+        return await database.connect()
+
+    monkeypatch.setattr(listener, "Backoff", Told)
+    ear = listener.Listener(at_the_third_time)
+    try:
+        with ear.subscribe(listener.EVENT):
+            async with asyncio.timeout(LONG):
+                await again.wait()  # and not only once the connection ends well
+            assert story == ["pause", "pause", "reset"]
+    finally:
+        await ear.close()
 
 
 async def test_a_listener_that_hears_nothing_knows_it_and_its_subscribers_poll(

@@ -119,15 +119,14 @@ class Listener:
         backoff = Backoff()
         while True:
             try:
-                await self._listen()
-                backoff.reset()
+                await self._listen(backoff)
             except Unavailable as error:
                 log.debug("the listener lost its connection: %s", error)
             except Exception:  # a listener that died in silence is the commonest hole of all
                 log.exception("the listener failed; it tries again")
             await backoff.pause()
 
-    async def _listen(self) -> None:
+    async def _listen(self, backoff: Backoff) -> None:
         connection = await self._connect()
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
@@ -138,6 +137,8 @@ class Listener:
                 self._ring_all()
                 while not lost.is_set():
                     await self._prove(connection)
+                    if self.hears:
+                        backoff.reset()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(PING_INTERVAL):
                             await lost.wait()
