@@ -272,6 +272,35 @@ async def test_a_task_that_waits_for_its_retry_is_run_now(site: Site) -> None:
     assert (done.code, done.json) == (0, {"n": 3})
 
 
+async def test_a_task_that_died_with_its_daemon_is_taken_up_and_one_that_lives_is_refused(site: Site) -> None:
+    daemon = Daemon(site)
+    await daemon.start()
+    with site.gate() as gate:
+        id_ = await site.hold(gate, retry_delay="1h")
+        worker = await site.process(id_)
+        await daemon.kill()
+        done = await site.damad("run", "--context", str(id_))
+        assert (done.code, done.out) == (2, "") and "running" in done.err
+        assert processes.alive(worker)
+        for pid in site.processes():
+            os.kill(pid, signal.SIGKILL)
+        await site.quiet()
+    done = await site.damad("run", "--context", str(id_))
+    assert done.code == 0, done.err
+    assert (await site.types(id_))[3:] == [":HERE", "ERROR", "RETRY", "CLAIMED", "STARTED", ":HERE", ":FINAL"]
+    assert (await site.event(id_, "dama/task:ERROR")).payload["kind"] == "lost"
+
+
+async def test_a_task_that_its_daemon_claimed_and_never_started_is_taken_up(site: Site) -> None:
+    daemon = Daemon(site)
+    await daemon.start(DAMAD_FAILPOINT="supervisor.claimed:kill")
+    id_ = await site.queue("echo.py", {"n": 4})
+    await daemon.exits()
+    done = await site.damad("run", "--context", str(id_))
+    assert (done.code, done.json) == (0, {"got": {"n": 4}}), done.err
+    assert await site.types(id_) == [":INITIAL", "CLAIMED", "RELEASED", "CLAIMED", "STARTED", ":FINAL"]
+
+
 async def test_a_running_and_a_done_task_are_refused(site: Site) -> None:
     with site.gate() as gate:
         payload = json.dumps({"gate": str(gate.path)})

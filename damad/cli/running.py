@@ -28,7 +28,8 @@ def run(
     worker
         A file inside a worker root.
     context
-        In place of a worker: the task to run. A failed or cancelled one is queued again first.
+        In place of a worker: the task to run. A failed or cancelled one is queued again first; where no daemon runs,
+        one whose process is dead is concluded first.
     payload
         JSON, @FILE, or - for stdin.
     debug
@@ -69,11 +70,11 @@ async def _run(
     host_id = statefolder.make_host_id(configuration.state_dir)
     async with session.opened(where, configuration) as ambient:
         supervisor = Supervisor(ambient.store.database, configuration, host_id, terminal=True, debug=debugger)
+        alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else looks after this host's tasks
         if worker is not None:
             etl_context_id = await _queue_claimed(worker, payload, settings, supervisor)
         else:
-            etl_context_id = await _claim(str(id_), supervisor)
-        alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else runs its subtasks
+            etl_context_id = await _claim(str(id_), supervisor, alone=alone)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.stop)
         async with supervisor.looking_after(etl_context_id, descendants=alone):
             event = await events.ended(etl_context_id)
@@ -103,13 +104,18 @@ async def _queue_claimed(worker: str, payload: str | None, settings: Settings, s
     raise Conflict(f"the task of this idempotency_key is context {first}, which is {(await tasks.status(first)).state}")
 
 
-async def _claim(id_: str, supervisor: Any) -> int:
-    """Claims a task that is there; one that failed or was cancelled is queued again in the same transaction."""
+async def _claim(id_: str, supervisor: Any, *, alone: bool) -> int:
+    """Claims a task that is there; one that failed or was cancelled is queued again in the same transaction.
+
+    alone: no daemon will say what became of a task whose process died with the last one.
+    """
     from damad import events, tasks
     from damad.cli import session
     from damad.errors import Conflict
 
     etl_context_id = session.etl_context_id(id_)
+    if alone:
+        await supervisor.settle(etl_context_id)
     state = await tasks.status(etl_context_id)
     ended = state.state in ("failed", "cancelled")
     if not ended and state.state not in ("queued", "scheduled", "retrying"):

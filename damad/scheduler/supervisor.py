@@ -41,6 +41,7 @@ log = structlog.get_logger()
 _BUSY_PAUSE: Final = 1.0
 _LOOK_PAUSE: Final = 0.25
 """Seconds between two looks at everything, however much happens. Free slots do not wait for them."""
+_MOMENT: Final = 0.05
 _LAST_WORDS: Final = 3.0
 """Seconds that runs in this process have, after their grace, to say that they are handed back."""
 
@@ -125,6 +126,21 @@ class Supervisor:
             await backoff.pause()
             if self._revive is not None:
                 await self._revive()
+
+    async def settle(self, etl_context_id: int) -> None:
+        """Says what became of one task whose process is dead, as a daemon would; leaves it alone while that lives."""
+        while True:
+            holding = await self._schedule.held()
+            self._clock.set(holding.at)
+            task = next((one for one in holding.tasks if one.etl_context_id == etl_context_id), None)
+            if task is None:
+                return
+            held, seen = _held(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
+            decision = decisions.decide(held, seen, now=self._clock.now(), grace=self._config.grace)
+            if decision is None or seen.process == decisions.ALIVE:
+                return
+            await self._perform(decision, task, held)
+            await asyncio.sleep(_MOMENT)  # what was killed is seen dead then
 
     def stop(self) -> None:
         """Asks the process of the one task to stop, and the second time makes sure; what became of it is said then."""
