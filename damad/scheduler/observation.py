@@ -102,6 +102,8 @@ class Observer:
         works = known is not None and processes.alive(known.worker)
         if known is not None and not works:
             processes.send(known.parent, signal.SIGCONT)  # who stopped it would have its worker never be reaped
+        if known is not None and works and key not in self._families and not processes.alive(known.parent):
+            self._families[key] = {*processes.descendants(known.worker)}  # as long as they can be told from strangers
         ended = self._ended(key)
         if ended is not None and not works:
             return decisions.ENDED, ended

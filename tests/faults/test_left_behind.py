@@ -66,9 +66,13 @@ async def test_a_task_has_stopped_once_the_children_of_its_worker_are_dead(
 
 
 @ORPHANED
-async def test_no_attempt_begins_while_children_of_the_one_before_live(daemon: Daemon, site: Site) -> None:
+@pytest.mark.parametrize("silent", [False, True], ids=["into the log", "into nothing"])
+async def test_no_attempt_begins_while_children_of_the_one_before_live(
+    daemon: Daemon, site: Site, silent: bool
+) -> None:
     with site.gate() as gate:
-        id_, worker, child = await orphaned(site, gate.path, retry_limit=1)
+        id_, worker, child = await orphaned(site, gate.path, silent=silent, retry_limit=1)
+        assert (await site.run("def main():\n    return {}\n")).state == "done"  # the daemon has been round
         os.kill(worker.pid, signal.SIGKILL)
         error = await site.event(id_, "dama/task:ERROR")
         assert error.payload["kind"] == "lost"
