@@ -153,11 +153,12 @@ def test_who_prints_into_a_file_is_found_and_neither_who_reads_it_nor_who_writes
         files = [stack.enter_context(path.open(mode)) for path, mode in ways]
         children = [subprocess.Popen(["sleep", "1000"], stdin=DEVNULL, stdout=file) for file in files]
         apart = subprocess.Popen(["sleep", "1000"], pass_fds=[files[0].fileno()], start_new_session=True)
-        assert processes.writers(log) == [identified(children[0].pid), identified(apart.pid)], "not this process"
-        assert processes.writers(tmp_path / "none.log") == []
+        found = processes.writers(log), processes.writers(tmp_path / "none.log")
+        expected = [identified(children[0].pid), identified(apart.pid)]
         for child in (*children, apart):
             child.kill()
             child.wait()
+    assert found == (expected, []), "not this process"
 
 
 def test_a_file_of_the_same_name_that_took_the_place_of_another_has_no_writers(tmp_path: Path) -> None:
@@ -165,8 +166,9 @@ def test_a_file_of_the_same_name_that_took_the_place_of_another_has_no_writers(t
     with log.open("ab") as file, subprocess.Popen(["sleep", "1000"], stdout=file) as child:
         log.unlink()
         log.touch()
-        assert processes.writers(log) == []
+        found = processes.writers(log)
         child.kill()
+    assert found == []
 
 
 def test_a_holder_names_the_process_to_its_own_host_only() -> None:

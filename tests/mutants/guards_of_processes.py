@@ -80,6 +80,27 @@ GUARDS = (
         (f"{LEFT}::test_how_a_worker_ended_is_waited_for_though_no_record_says_who_will_say_it",),
     ),
     Guard(
+        "the family of a worker without a parent is noted",
+        OBSERVATION,
+        "self._families[key] = {*processes.descendants(known.worker)}",
+        "self._families[key] = set()",
+        (f"{LEFT}::test_no_attempt_begins_while_children_of_the_one_before_live",),
+    ),
+    Guard(
+        "launches that fail are counted for each task",
+        SUPERVISOR,
+        "failed = self._failed_launches[task.etl_context_id]",
+        "failed = 0",
+        ("tests/test_daemon.py::test_what_cannot_be_started_is_tried_ever_less_often_though_other_tasks_run",),
+    ),
+    Guard(
+        "a listener that hears pauses but briefly the next time",
+        LISTENER,
+        "                    if self.hears:\n                        backoff.reset()",
+        "                    pass",
+        (f"{HEARD}::test_a_listener_that_hears_again_pauses_but_briefly_the_next_time",),
+    ),
+    Guard(
         "damad's own loop knows its socket",
         "damad/background.py",
         "self._numbers = [self._selector.fileno(), *self._selector.get_map()]",
