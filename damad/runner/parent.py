@@ -89,10 +89,11 @@ def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     oom_kills = _oom_kills()
     failpoints.hit("parent.begun")
+    mark = os.open(records.parent_log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     log = Path(assignment["log"])
     # pdb needs the terminal itself, for its prompt
     tee = logfile.Tee(log) if assignment["terminal"] and assignment["debug"] != "pdb" else None
-    pid = _fork_worker(assignment, run, tee, prepared)
+    pid = _fork_worker(assignment, run, tee, prepared, mark)
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
@@ -102,14 +103,16 @@ def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | 
     logfile.compact(log, assignment["log_limit"])
     records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
     failpoints.hit("parent.exited")
+    os.close(mark)
 
 
-def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None, prepared: Any) -> int:
+def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None, prepared: Any, mark: int) -> int:
     """The pid of the worker's process, which begins once it is on record who it is."""
     go_read, go_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
+        os.close(mark)  # who has it open is the parent of the run: observation.py
         order = os.read(go_read, 1)
         os.close(go_read)
         if order not in (_BEGIN, _BEGUN):

@@ -16,25 +16,24 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from damad import config, failpoints, logs, processes
+from damad import config, failpoints, processes
 from damad.backoff import Backoff
 from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore import leases, listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
 from damad.eventstore.store import Append, Assignment, EventStore
-from damad.model import settings
 from damad.model.event import Event
 from damad.runner import indaemon
-from damad.runner.attempt import Attempt, Claim
-from damad.scheduler import decisions, launcher
+from damad.scheduler import decisions
 from damad.scheduler.bulkhead import alone
 from damad.scheduler.claims import Claims
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
 from damad.scheduler.observation import Key, Observer, held_task
-from damad.scheduler.reporting import Reporter, said
-from damad.scheduler.runners import Preload, Runners
+from damad.scheduler.reporting import said
+from damad.scheduler.runners import Runners
+from damad.scheduler.starting import Starter
 
 log = structlog.get_logger()
 
@@ -71,8 +70,6 @@ class Supervisor:
         self._host_id = host_id
         self._only: int | None = None
         self._descendants: set[int] | None = None
-        self._terminal = terminal
-        self._debug = debug
         self._revive = revive
         self._store = EventStore(own or database)
         self._schedule = Schedule(own or database, host_id)
@@ -84,9 +81,11 @@ class Supervisor:
         self._quiet = asyncio.Event()
         self._failed_launches = Counter[int]()  # of each context, since it last began
         self._runs: asyncio.TaskGroup | None = None
-        self._runners = runners
-        self._reporters: dict[Key, Reporter] = {}
+        self._starter = Starter(
+            database, settings_, host_id, self._observer, self._wake, runners=runners, terminal=terminal, debug=debug
+        )
         self._slots: dict[Key, str] = {}
+        self._settled: set[Key] = set()
         self._looked_at = self._renewed_at = float("-inf")
 
     @asynccontextmanager
@@ -135,11 +134,11 @@ class Supervisor:
             task = next((one for one in holding.tasks if one.etl_context_id == etl_context_id), None)
             if task is None:
                 return
-            held, seen = _held(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
+            held, seen = held_task(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
             decision = decisions.decide(held, seen, now=self._clock.now(), grace=self._config.grace)
             if decision is None or seen.process == decisions.ALIVE:
                 return
-            await self._perform(decision, task, held)
+            await self._perform(decision, task, held, seen)
             await asyncio.sleep(_MOMENT)  # what was killed is seen dead then
 
     def stop(self) -> None:
@@ -161,7 +160,8 @@ class Supervisor:
 
     async def _turn(self) -> float:
         """Does what is due. Returns the seconds until something will be."""
-        unsaid = [key for key, handler in list(self._reporters.items()) if handler.is_over and not self._settle(key)]
+        over = [key for key, reporter in self._starter.reporters.items() if reporter.is_over]
+        unsaid = [key for key in over if not self._settle(key)]
         rest = self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
         if rest <= 0 or unsaid or self._only is not None:
             return await self.round()
@@ -171,23 +171,22 @@ class Supervisor:
     def _settle(self, key: Key) -> bool:
         """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
         self._slots.pop(key, None)
-        if self._reporters.pop(key).concluded_at > 0:
+        if self._starter.reporters.pop(key).concluded_at > 0:
             self._failed_launches.pop(key[0], None)
             self._observer.forget(key)
+            self._settled.add(key)
             return True
         self._observer.over(key)
         return False
 
     def _forget(self, key: Key, *, lost: bool) -> None:
-        """The run is over and on the log. `lost`: nobody put its end on record, so its line may hang as well."""
-        handler = self._reporters.pop(key, None)
-        if handler is not None and lost and self._runners is not None:
-            self._runners.hang_up(handler)
+        self._starter.forget(key, lost=lost)
         self._observer.forget(key)
 
     async def round(self) -> float:
         """Looks at everything once and does what is to be done. Returns the seconds until it should look again."""
         self._looked_at = asyncio.get_running_loop().time()
+        self._settled.clear()
         holding = await self._schedule.held()
         self._clock.set(holding.at)
         tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
@@ -207,7 +206,9 @@ class Supervisor:
         """Claims what may run now; adds to `moments` when to look again. True if anything was claimed."""
         held = [held_task(task, self.holder, self._host_id) for task in tasks]
         if self._only is None:
-            self._slots = {_key(task): task.queue for task in tasks if not task.waiting}
+            self._slots = {
+                _key(task): task.queue for task in tasks if not task.waiting and _key(task) not in self._settled
+            }
             return await self._fill()
         moments.append(await self.claims.one_when_due(self._only))
         if self._descendants is None:
@@ -301,7 +302,9 @@ class Supervisor:
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
         now = asyncio.get_running_loop().time()
-        leaving = {key for key, handler in self._reporters.items() if handler.concluded_at > now - self._config.grace}
+        leaving = {
+            key for key, handler in self._starter.reporters.items() if handler.concluded_at > now - self._config.grace
+        }
         keys = {key for key in self._observer.known() - held - leaving if self._is_ours(key[0])}
         started = await self._schedule.started(list(keys))  # the log knows better than a record
         alive = {}
@@ -347,57 +350,8 @@ class Supervisor:
                 log.warning("a task was taken over from a lost host", etl_context_id=task.etl_context_id)
 
     def _start(self, task: Assignment) -> None:
-        key = task.etl_context_id, task.fence
-        rules = self._config.queue(task.queue)
-        claim = self._claim_of(task, rules.shared)
         assert self._runs is not None
-        if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
-            log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, task.attempt)
-            coroutine = indaemon.run(Attempt(claim, self._database, task), log_path, grace=self._config.grace)
-            self._observer.runs_here(key, self._runs.create_task(_guarded(coroutine)))
-            return
-        on_terminal = self._terminal and task.etl_context_id == self._only
-        self._observer.starting(key, True)
-        assignment = launcher.assign(
-            claim, task, database=self._database, settings=self._config,
-            terminal=on_terminal, debug=self._debug if on_terminal else None,
-        )  # fmt: skip
-        self._runs.create_task(self._launch(key, assignment, rules.preload))
-
-    async def _launch(self, key: Key, assignment: launcher.Assignment, preload: Preload) -> None:
-        try:
-            if self._runners is None:
-                await launcher.launch(assignment)
-            else:
-                self._reporters[key] = handler = Reporter(key, EventStore(self._database), self._wake)
-                await launcher.launch_forked(assignment, self._runners, handler, preload)
-        except OSError as error:
-            log.error("a runner could not be started", etl_context_id=key[0], reason=str(error))
-        finally:
-            self._observer.starting(key, False)
-            self._wake()
-
-    def _claim_of(self, task: Assignment, shared: bool) -> Claim:
-        return Claim(
-            pg_env=self._database.pg_env,
-            etl_context_id=task.etl_context_id,
-            fence=task.fence,
-            host_id=self._host_id,
-            state_dir=self._config.state_dir,
-            worker_roots=self._config.worker_roots,
-            queues=self._config.queues,
-            lease=self._config.lease,
-            max_result=self._config.max_body,
-            shared=shared,
-        )
-
-
-async def _guarded(coroutine: Awaitable[None]) -> None:
-    """A run of a worker never ends the group that it runs in: what is not on the log then, the supervisor sees."""
-    try:
-        await coroutine
-    except Exception:
-        log.exception("a run in the daemon ended without a word")
+        self._starter.start(task, self._runs, stays=task.etl_context_id == self._only)
 
 
 def _key(task: HeldTask) -> Key:
