@@ -16,11 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from damad import background
 from damad.errors import Conflict, IllegalTransition
+from damad.eventstore.folding import fold
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
-from damad.eventstore.queries import query
 from damad.eventstore.store import Append, EventStore
-from damad.eventstore.verify import compare, logged_events
 from damad.model import lifecycle
 from damad.model.event import SETTINGS_KEY, Event
 from damad.model.lifecycle import TRANSITIONS, Context, LoggedEvent, evolve
@@ -128,14 +127,10 @@ class Both(RuleBasedStateMachine):
 
     async def projected(self) -> Context:
         """The projection in the database, which is the fold of its events."""
-        async with self.database.connection() as connection:
-            (row,) = await connection.fetch(query("projections"), self.id - 1, 1, None)
-            logged = (await logged_events(connection, self.id - 1, self.id)).get(self.id, [])
-        assert compare(row, logged) == []
-        context = Context()
-        for event in logged:
-            context = evolve(context, event)
-        return context
+        async with self.database.connection() as connection, connection.transaction():
+            (folding,) = await fold(connection, [self.id])
+        assert folding.mismatches() == []
+        return folding.folded
 
 
 @pytest.fixture(scope="module")

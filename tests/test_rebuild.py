@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from test_lifecycle_table import WAYS, event, walked
-from test_locks import in_the_way
+from test_locks import SOON, in_the_way
 
 from damad.eventstore.rebuild import rebuild
 from damad.eventstore.store import Append, EventStore
@@ -59,10 +59,21 @@ async def test_appends_go_on_while_it_rebuilds(store: EventStore) -> None:
 
 async def test_what_it_waited_for_is_right_and_is_not_mended(store: EventStore) -> None:
     walker = await walked(store, WAYS["running"])
+    await sql(store, "UPDATE data_manager.dama_tasks SET attempt = 7")
     async with store.database.connection() as connection:
         transaction = connection.transaction()
         await transaction.start()
         progress = Append(etl_context_id=walker.id, event=event("PROGRESS"), fence=walker.fence)
         await store.append([progress], on=connection)
+        await connection.execute("UPDATE data_manager.dama_tasks SET attempt = 1")
         rebuilt = await in_the_way(store.database, transaction.commit, rebuild(store.database))
     assert (rebuilt.mended, rebuilt.broken) == (0, [])
+
+
+async def test_it_waits_for_nobody_whose_projection_is_right(store: EventStore) -> None:
+    walker = await walked(store, WAYS["running"])
+    async with store.database.connection() as connection, connection.transaction():
+        progress = Append(etl_context_id=walker.id, event=event("PROGRESS"), fence=walker.fence)
+        await store.append([progress], on=connection)
+        async with asyncio.timeout(SOON):
+            assert (await rebuild(store.database)).mended == 0

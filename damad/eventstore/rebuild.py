@@ -1,22 +1,20 @@
 """Writes the projections again out of the events, in place and under load: what `damad rebuild` does.
 
-A slice of contexts at a time is locked as an append locks them, folded, and mended where the projection differs.
-Whoever appends waits for one slice at most; nothing that is right is written.
+It looks at all contexts as verify does, which holds nobody up. Those that are not what their events say are locked as
+an append locks them, looked at again, and mended: who appends to another waits for nothing, and nothing that is right
+is written.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import msgspec
 
+from damad.eventstore.folding import Folding, Mismatch, fold, some_at_a_time
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
-from damad.eventstore.refusals import translated
-from damad.eventstore.verify import Mismatch, StoredEvent, compare, fold, logged_events
-from damad.model.lifecycle import Task
-
-_SLICE: Final = 200
-"""Contexts that are locked at a time."""
+from damad.eventstore.sweep import Slice, sweep
+from damad.model.lifecycle import Context, Task
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -30,37 +28,46 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
 async def rebuild(database: Database) -> Rebuilt:
     """Makes every projection what its events say. Raises Unavailable; what was done by then is done."""
-    contexts = events = mended = last = 0
+    contexts = events = mended = 0
     broken: list[Mismatch] = []
-    async with database.connection() as connection:
-        while True:
-            with translated():
-                async with connection.transaction():
-                    locked = await _lock(connection, last)
-                    if not locked:
-                        return Rebuilt(contexts, events, mended, broken)
-                    rows = await connection.fetch(query("projections"), last, _SLICE, locked)
-                    first, last = last, locked[-1]
-                    logged = await logged_events(connection, first, last)
-                    for row in rows:
-                        found = compare(row, logged.get(row["etl_context_id"], []))
-                        unfoldable = [mismatch for mismatch in found if mismatch.field == "events"]
-                        broken += unfoldable
-                        if found and not unfoldable:
-                            await _mend(connection, row["etl_context_id"], logged.get(row["etl_context_id"], []))
-                            mended += 1
-            contexts += len(rows)
-            events += sum(map(len, logged.values()))
+
+    async def mend(connection: "asyncpg.Connection[Any]", looked_at: Slice) -> None:
+        nonlocal contexts, events, mended
+        contexts += looked_at.contexts
+        events += looked_at.events
+        wrong = [findings.etl_context_id for findings in looked_at.found if findings.mismatches]
+        for some in some_at_a_time(wrong):
+            async with connection.transaction():
+                for folding in await _held(connection, some):
+                    mismatches = folding.mismatches()
+                    unfoldable = [mismatch for mismatch in mismatches if mismatch.field == "events"]
+                    if mismatches and not unfoldable:
+                        unfoldable = await _mend(connection, folding)
+                        mended += not unfoldable
+                    broken.extend(unfoldable)
+
+    await sweep(database, mend)
+    return Rebuilt(contexts, events, mended, sorted(broken, key=lambda mismatch: mismatch.etl_context_id))
 
 
-async def _lock(connection: "asyncpg.Connection[Any]", after: int) -> list[int]:
-    """Holds a slice of contexts, which are read by another statement: this one, where it has to wait for a row, would
-    see that as it is then, and what is joined to it as it was before."""
-    return [row["etl_context_id"] for row in await connection.fetch(query("lock_contexts"), after, _SLICE)]
+async def _held(connection: "asyncpg.Connection[Any]", etl_context_ids: list[int]) -> list[Folding]:
+    """Locks contexts, which are read by another statement: this one, where it has to wait for a row, would see that
+    as it is then, and what is joined to it as it was before."""
+    await connection.execute(query("lock_contexts"), etl_context_ids)
+    return await fold(connection, etl_context_ids)
 
 
-async def _mend(connection: "asyncpg.Connection[Any]", etl_context_id: int, events: list[StoredEvent]) -> None:
-    folded = fold(events)
+async def _mend(connection: "asyncpg.Connection[Any]", folding: Folding) -> list[Mismatch]:
+    """Writes a projection. Where no column takes what events say that no judge has seen, that is what is wrong."""
+    try:
+        async with connection.transaction():
+            await _write(connection, folding.etl_context_id, folding.folded)
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        return [Mismatch(folding.etl_context_id, "events", f"values that fit ({error})", None)]
+    return []
+
+
+async def _write(connection: "asyncpg.Connection[Any]", etl_context_id: int, folded: Context) -> None:
     await connection.execute(
         query("restore_context"),
         etl_context_id,

@@ -71,6 +71,9 @@ ENDED: Final = frozenset({"done", "failed", "cancelled"})
 
 _HELD_BY_NOBODY: Final = frozenset({"queued", "scheduled", "retrying", "waiting"})
 
+_QUIET: Final = frozenset({"EVENT", "EVENT_ERROR", "STEP", "SUBTASK"})
+"""Kinds that leave a task's row as it is."""
+
 TASK_STATES: Final = (
     "queued", "scheduled", "claimed", "running", "waiting", "retrying", "cancelling", "done", "failed", "cancelled"
 )  # fmt: skip
@@ -152,12 +155,11 @@ def evolve(context: Context, event: LoggedEvent) -> Context:
         raise IllegalTransition(
             f"{event.type} may not follow in a context that is {context.state}", type=event.type, state=context.state
         )
+    task = context.task
     if kind_ == "TASK_INITIAL":
         task = _settle(_new_task(event), event)
-    elif context.task is not None:
-        task = _settle(_evolve_task(context.task, event, kind_, after), event)
-    else:
-        task = None
+    elif task is not None and kind_ not in _QUIET:
+        task = _settle(_evolve_task(task, event, kind_, after), event)
     return Context(
         etl_status=etl_status_after(event.type),
         initial_event_id=context.initial_event_id or event.event_id,

@@ -1,0 +1,2 @@
+-- To compile a statement that takes milliseconds would take longer than to run it.
+SET LOCAL jit = off
