@@ -1,6 +1,18 @@
 -- Seconds until the next task's time comes, or NULL where none waits for it. One whose time has come waits for a
--- slot, and a slot that gets free is announced. $1: this host
-SELECT extract(epoch FROM min(run_at) - clock_timestamp())::double precision AS seconds
-  FROM data_manager.dama_tasks
-  WHERE state IN ('scheduled', 'retrying') AND run_at > clock_timestamp()
-    AND (home_host_id IS NULL OR home_host_id = $1)
+-- slot, and a slot that gets free is announced. A loose index scan, as in queues_with_work.sql; and statement_timestamp,
+-- for an index is not searched for what may change meanwhile. $1: this host
+WITH RECURSIVE waiting AS (
+  (SELECT queue FROM data_manager.dama_tasks WHERE state IN ('scheduled', 'retrying') ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT t.queue FROM data_manager.dama_tasks t
+            WHERE t.state IN ('scheduled', 'retrying') AND t.queue > waiting.queue ORDER BY t.queue LIMIT 1)
+    FROM waiting WHERE waiting.queue IS NOT NULL
+)
+SELECT extract(epoch FROM min(first.run_at) - clock_timestamp())::double precision AS seconds
+  FROM waiting, LATERAL (
+    SELECT t.run_at FROM data_manager.dama_tasks t
+      WHERE t.state IN ('scheduled', 'retrying') AND t.queue = waiting.queue AND t.run_at > statement_timestamp()
+        AND (t.home_host_id IS NULL OR t.home_host_id = $1)
+      ORDER BY t.run_at
+      LIMIT 1
+  ) AS first

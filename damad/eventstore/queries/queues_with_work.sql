@@ -1,15 +1,20 @@
--- The queues in which something may run now. A loose index scan: its cost grows with the number of queues,
--- not with the number of tasks.
+-- The queues in which something may run now. Loose index scans: their cost grows with the number of queues, not with
+-- the number of tasks.
 WITH RECURSIVE queued AS (
   (SELECT queue FROM data_manager.dama_tasks WHERE state = 'queued' ORDER BY queue LIMIT 1)
   UNION ALL
   SELECT (SELECT t.queue FROM data_manager.dama_tasks t
             WHERE t.state = 'queued' AND t.queue > queued.queue ORDER BY t.queue LIMIT 1)
     FROM queued WHERE queued.queue IS NOT NULL
-), due AS (
-  SELECT DISTINCT queue FROM data_manager.dama_tasks
-    WHERE state IN ('scheduled', 'retrying') AND run_at <= clock_timestamp()
+), waiting AS (
+  (SELECT queue FROM data_manager.dama_tasks WHERE state IN ('scheduled', 'retrying') ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT t.queue FROM data_manager.dama_tasks t
+            WHERE t.state IN ('scheduled', 'retrying') AND t.queue > waiting.queue ORDER BY t.queue LIMIT 1)
+    FROM waiting WHERE waiting.queue IS NOT NULL
 )
 SELECT queue FROM queued WHERE queue IS NOT NULL
 UNION
-SELECT queue FROM due
+SELECT queue FROM waiting
+  WHERE (SELECT min(t.run_at) FROM data_manager.dama_tasks t
+           WHERE t.state IN ('scheduled', 'retrying') AND t.queue = waiting.queue) <= clock_timestamp()
