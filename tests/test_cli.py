@@ -307,7 +307,7 @@ async def test_verify_counts_and_finds_nothing(site: Site) -> None:
     await site.run("def main():\n    return {}\n")
     report = good(await site.damad("verify", "--json")).json
     assert set(report) == {"contexts", "events", "mismatches"}
-    assert (report["contexts"] > 0, report["events"] > 4, report["mismatches"]) == (True, True, [])
+    assert (report["contexts"] > 0, report["events"] >= 4, report["mismatches"]) == (True, True, [])
     assert "0 mismatches" in good(await site.damad("verify")).out
 
 

@@ -1,5 +1,6 @@
 """What Postgres says of a whole slice is what a fold of each of its contexts says, whatever is in the log."""
 
+import asyncio
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -363,6 +364,22 @@ async def test_each_value_of_each_event_of_a_long_story_counts(
             await walked(store, way)
     assert (await verify(store.database)).mismatches == []
     await whatever_is_spoilt_is_seen(plain, store.database, "etl_context_id % 2 = 0")
+
+
+async def test_a_busy_log_is_no_mismatch(store: EventStore) -> None:
+    walkers = [await walked(store, WAYS["running"]) for _ in range(20)]
+
+    async def go_on() -> None:
+        for kind in ("PROGRESS", "STEP", "EVENT", "WAITING", "RESUMED", "FINAL"):
+            for walker in walkers:
+                await walker.take(kind)
+
+    writing = asyncio.create_task(go_on())
+    looked = 0
+    while not writing.done() or looked == 0:
+        assert (await verify(store.database)).mismatches == []
+        looked += 1
+    await writing
 
 
 async def test_what_damad_writes_has_a_shape(store: EventStore) -> None:
