@@ -62,7 +62,8 @@ class Attempt:
     """One run of `main` under one claim. `begin` first, then `renew` beside `main`, then `conclude`.
 
     Where somebody else appends for it (a daemon, over a line), it only says what: `started`, `verdict`, `refused`.
-    task: what the log says of it, where whoever claimed it knows · asked_at: time.monotonic() when the log said so.
+    task: what the log says of it, where whoever claimed it knows · asked_at: time.monotonic() when the log said so ·
+    concluded: `conclude` or `release` was recorded, so that nothing more is to be said.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Attempt:
             pg_env=claim.pg_env, etl_context_id=claim.etl_context_id, fence=claim.fence, database=database
         )
         self._assignment: Assignment | None = None
+        self.concluded = False
         if task is not None:
             self._assign(task, asked_at)
 
@@ -223,12 +225,14 @@ class Attempt:
             await self.record(*said)
         except Conflict as refused:
             return self.refused(refused, exit_code)
+        self.concluded = True
         failpoints.hit("runner.concluded")
         return exit_code
 
     async def release(self, reason: str) -> None:
         """Hands the task back: it burns no retry and runs again, here or elsewhere."""
         await self.record(Event(type="dama/task:RELEASED", payload={"reason": reason}))
+        self.concluded = True
 
     async def record(self, *new: Event) -> list[RecordedEvent]:
         """Appends events under the fence of the claim, however long Postgres is away. Raises Conflict."""

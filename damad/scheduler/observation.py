@@ -73,7 +73,6 @@ class Observer:
     def runs_here(self, key: Key, task: "asyncio.Task[None]") -> None:
         """Says that a run is a coroutine of this process."""
         self._coroutines[key] = task
-        task.add_done_callback(lambda _: self._wake())
 
     async def hand_back(self, reason: str, patience: float) -> None:
         """Cancels the runs in this process with that reason, and waits for them to hand their tasks back."""

@@ -20,7 +20,10 @@ log = structlog.get_logger()
 
 
 class Reporter:
-    """What this supervisor does about a run that is on a line: appends what it says, and knows when it is over."""
+    """What this supervisor does about a run that can tell it: appends what it says, and knows when it is over.
+
+    concluded_at: when it was appended what became of it, by the clock of the loop; 0 before.
+    """
 
     def __init__(self, key: Key, store: EventStore, wake: Callable[[], None]) -> None:
         self._key = key
@@ -40,13 +43,22 @@ class Reporter:
             log.warning("what a run said was not appended here", etl_context_id=id_, reason=str(error))
             return line.Unsaid(said.run)
         if said.conclusion:
-            self.concluded_at = asyncio.get_running_loop().time()
+            self._conclude()
         return line.Said(said.run)
 
     def over(self) -> None:
         """Its process has ended: a slot is free."""
         self.is_over = True
         self._wake()
+
+    def ended(self, *, concluded: bool) -> None:
+        """It ran in this process, and has ended. concluded: it said itself what became of it."""
+        if concluded:
+            self._conclude()
+        self.over()
+
+    def _conclude(self) -> None:
+        self.concluded_at = asyncio.get_running_loop().time()
 
     def hung_up(self) -> None:
         """What becomes of it is to be seen by its records."""

@@ -54,8 +54,10 @@ class Starter:
         claim = self._claim_of(task, rules.shared)
         if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
             log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, task.attempt)
-            coroutine = indaemon.run(Attempt(claim, self._database, task), log_path, grace=self._config.grace)
-            self._observer.runs_here(key, group.create_task(_guarded(coroutine)))
+            attempt, reporter = Attempt(claim, self._database, task), self._reporter(key)
+            running = group.create_task(_guarded(indaemon.run(attempt, log_path, grace=self._config.grace)))
+            running.add_done_callback(lambda _: reporter.ended(concluded=attempt.concluded))
+            self._observer.runs_here(key, running)
             return
         stays = stays and self._terminal
         self._observer.starting(key, True)
@@ -71,13 +73,16 @@ class Starter:
         if reporter is not None and lost and self._runners is not None:
             self._runners.hang_up(reporter)
 
+    def _reporter(self, key: Key) -> Reporter:
+        self.reporters[key] = reporter = Reporter(key, EventStore(self._database), self._wake)
+        return reporter
+
     async def _launch(self, key: Key, assignment: launcher.Assignment, preload: Preload) -> None:
         try:
             if self._runners is None:
                 await launcher.launch(assignment)
             else:
-                self.reporters[key] = reporter = Reporter(key, EventStore(self._database), self._wake)
-                await launcher.launch_forked(assignment, self._runners, reporter, preload)
+                await launcher.launch_forked(assignment, self._runners, self._reporter(key), preload)
         except OSError as error:
             log.error("a runner could not be started", etl_context_id=key[0], reason=str(error))
         finally:
