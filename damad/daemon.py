@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NoReturn
 
 import structlog
@@ -25,7 +25,7 @@ from damad.eventstore import listener
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
-from damad.eventstore.serving import serving
+from damad.eventstore.serving import Host, refuse_twin, serving
 from damad.http import auth
 from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
@@ -69,13 +69,18 @@ async def _serve(settings: Config) -> None:
         server = await stack.enter_async_context(_embedded(settings))
         databases = [await stack.enter_async_context(_database(name, dsn)) for name, dsn in _dsns(settings, server)]
         ready = [await _migrated(database, settings, first=True) for database in databases]
+        host = Host(host_id, settings.state_dir / statefolder.HOST_ID_FILE)
+        for database, migrated in zip(databases, ready, strict=True):
+            with suppress(Unavailable):  # then `serving` refuses it, once Postgres is there
+                if migrated:
+                    await refuse_twin(database, host)
         app = make_app(_contexts(databases, settings, host_id), settings=settings, token=token)
         addresses = await stack.enter_async_context(serve(app, doors))
         runners = Runners(settings.state_dir, embedded=settings.embedded)
         stack.push_async_callback(runners.close)
         async with asyncio.TaskGroup() as group:
             running = [
-                group.create_task(_supervise(database, settings, host_id, server, runners, migrated))
+                group.create_task(_supervise(database, settings, host, server, runners, migrated))
                 for database, migrated in zip(databases, ready, strict=True)
             ]
             _say_ready(addresses, databases)
@@ -136,7 +141,7 @@ async def _migrated(database: Database, settings: Config, *, first: bool = False
 async def _supervise(
     database: Database,
     settings: Config,
-    host_id: str,
+    host: Host,
     server: EmbeddedPostgres | None,
     runners: Runners,
     migrated: bool,
@@ -151,8 +156,8 @@ async def _supervise(
     if not migrated:
         await _migrated(database, settings)
     brief = _database(database.pg_env, database.dsn, lock_timeout=SUPERVISOR_LOCK_TIMEOUT)
-    async with serving(database), brief as own:
-        await Supervisor(database, settings, host_id, own=own, runners=runners, revive=revive).run()
+    async with serving(database, host), brief as own:
+        await Supervisor(database, settings, host.host_id, own=own, runners=runners, revive=revive).run()
 
 
 def _contexts(databases: list[Database], settings: Config, host_id: str) -> dict[str, context.EtlContext]:

@@ -12,7 +12,8 @@ DamadError
 │   ├── StaleFence                      another run holds the task now
 │   ├── VersionConflict                 the context is not at the expected version
 │   ├── EventUuidConflict               the uuid belongs to another event
-│   └── IdempotencyConflict             the key belongs to another task
+│   ├── IdempotencyConflict             the key belongs to another task
+│   └── BrokenLog                       its events are not as damad wrote them
 ├── CursorGone            410, exit 2   a cursor of another cluster: begin again
 ├── Unavailable           503, exit 2   Postgres is away
 │   ├── ContextBusy                     somebody holds the context's row
@@ -124,6 +125,13 @@ class IdempotencyConflict(Conflict):
     """The idempotency_key belongs to a task that was asked for differently."""
 
     problem = "idempotency-conflict"
+
+
+class BrokenLog(Conflict):
+    """The events of this context are not as damad wrote them, so nothing can follow them: somebody wrote by hand."""
+
+    problem = "broken-log"
+    title = "The log of this context is broken"
 
 
 class CursorGone(DamadError):

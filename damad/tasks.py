@@ -16,6 +16,7 @@ import msgspec
 from damad import context, events, workerfile
 from damad.errors import (
     Conflict,
+    ContextBusy,
     EventUuidConflict,
     InvalidInput,
     NoRetry,
@@ -24,7 +25,7 @@ from damad.errors import (
     TaskFailed,
     VersionConflict,
 )
-from damad.eventstore import leases, listener
+from damad.eventstore import intents, leases, listener
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
 from damad.model import settings, shape
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
@@ -122,7 +123,9 @@ async def status(etl_context_id: int | None = None) -> State:
 async def cancel(etl_context_id: int) -> State:
     """Asks a task to stop. One that holds no process is cancelled at once; another is `cancelling` until it is dead.
 
-    Raises Conflict for a task that ended or is being cancelled already, and for a context that is no task.
+    Raises Conflict for a task that ended or is being cancelled already, and for a context that is no task. Raises
+    ContextBusy where somebody holds the context in an open transaction for too long: then the cancel is noted, the
+    process is stopped first, and the events follow without being asked for again.
     """
     store = context.current().store
     asked = Event(type="dama/task:CANCEL_REQUESTED", event_uuid=uuid4())
@@ -141,6 +144,14 @@ async def cancel(etl_context_id: int) -> State:
             await store.append(appends)
         except VersionConflict:
             continue
+        except ContextBusy:
+            await intents.note_cancel(store.database, etl_context_id)
+            raise ContextBusy(
+                f"somebody holds task {etl_context_id}, which is {state.state}, in an open transaction. The cancel is "
+                "noted: what runs of it is stopped, and the log says so as soon as that transaction ends",
+                etl_context_id=etl_context_id,
+                state=state.state,
+            ) from None
         return await store.state(etl_context_id)
 
 
@@ -157,6 +168,7 @@ async def retry(etl_context_id: int) -> State:
         )
     requeued = Event(type="dama/task:REQUEUED", event_uuid=uuid4())
     store, on = context.current().store, events.open_connection()
+    await intents.forget_cancels(store.database)
     append = Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)
     await store.append([append], on=on)
     return await store.state(etl_context_id, on=on)

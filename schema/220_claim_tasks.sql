@@ -1,13 +1,15 @@
 -- Claims what may run now on this host: at most slots tasks of one queue, higher priority first, equal ones
 -- oldest first, each with a lease and a CLAIMED event that raises its fence.
--- A context whose row somebody holds is left out, never waited for.
+-- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
+-- leave_out: contexts whose claim is known to fail, and would fail the others' with it.
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
-    queue    text,
-    slots    integer,
-    shared   boolean,
-    host_id  uuid,
-    holder   text,
-    lease    interval
+    queue      text,
+    slots      integer,
+    shared     boolean,
+    host_id    uuid,
+    holder     text,
+    lease      interval,
+    leave_out  bigint[] DEFAULT '{}'
   )
   RETURNS SETOF bigint
   LANGUAGE plpgsql
@@ -22,6 +24,8 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
           WHERE t.queue = claim_tasks.queue
             AND (t.state = 'queued' OR t.state IN ('scheduled', 'retrying') AND t.run_at <= clock_timestamp())
             AND (shared OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
+            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+            AND t.etl_context_id <> ALL (leave_out)
           ORDER BY t.priority DESC, t.initial_event_id
           LIMIT slots
           FOR NO KEY UPDATE OF c, t SKIP LOCKED

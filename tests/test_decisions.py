@@ -111,6 +111,12 @@ def test_a_task_that_is_not_held_asks_for_nothing(state: str, process: str) -> N
     assert decision(held(state), seen(process)) is None
 
 
+@pytest.mark.parametrize("state", HELD_STATES)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_cancel_that_the_log_cannot_say_yet_is_done_as_if_it_did(state: str, process: str) -> None:
+    assert decision(held(state, cancel_wanted=True, ours=True), seen(process)) == TABLE["cancelling", process]
+
+
 # --- claimed ---
 
 

@@ -31,6 +31,7 @@ def named(kind: type[errors.DamadError]) -> str:
         (errors.VersionConflict, 409, 2),
         (errors.EventUuidConflict, 409, 2),
         (errors.IdempotencyConflict, 409, 2),
+        (errors.BrokenLog, 409, 2),
         (errors.Unavailable, 503, 2),
         (errors.ContextBusy, 503, 2),
     ],

@@ -3,8 +3,10 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -15,9 +17,11 @@ from postgres_support import sql
 
 from damad.errors import Conflict
 from damad.eventstore import migrate as migration
+from damad.eventstore import serving as serving_module
 from damad.eventstore.migrate import DAEMONS, VERSION, migrate
 from damad.eventstore.pools import Database
-from damad.eventstore.serving import serving
+from damad.eventstore.serving import Host, refuse_twin
+from damad.eventstore.serving import serving as serving_as
 
 SOON = 20.0
 """Seconds in which what must happen has happened, however busy the machine is."""
@@ -44,6 +48,11 @@ async def other(database: Database) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(database.dsn)
     yield connection
     await connection.close()
+
+
+def serving(database: Database, host_id: str | None = None) -> AbstractAsyncContextManager[None]:
+    """A daemon that serves, as a host of its own unless one is named."""
+    return serving_as(database, Host(host_id or str(uuid4()), Path("/state/dama_host_id")))
 
 
 async def sessions(database: Database, *, but: list[int] | None = None) -> list[int]:
@@ -136,6 +145,79 @@ async def test_cancelled_it_says_goodbye(database: Database) -> None:
             pass
 
 
+# --- one daemon a host ---
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the session of a daemon that may have died."""
+    monkeypatch.setattr(serving_module, "_PATIENCE", 0.5)
+
+
+HOST = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1"
+AS_HOST = """
+    SELECT array_agg(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_second_daemon_of_one_host_is_refused_and_told_what_to_do(database: Database) -> None:
+    host = Host(HOST, Path("/state/dama_host_id"))
+    await refuse_twin(database, host)
+    async with serving(database, HOST):
+        (pid,) = await value(database, AS_HOST)
+        said = rf"'local' as this same host \(session {pid}, .*remove /state/dama_host_id and start again"
+        with pytest.raises(Conflict, match=said):
+            await refuse_twin(database, host)
+        with pytest.raises(Conflict, match=said):
+            async with serving(database, HOST):
+                pytest.fail("it serves")
+        async with serving(database):  # another host
+            pass
+    async with serving(database, HOST):
+        pass
+
+
+async def test_who_begins_waits_for_the_session_of_a_daemon_that_was_killed(database: Database, other: Any) -> None:
+    taken = "SELECT pg_advisory_lock(hashtextextended($1, $2))"
+    await other.execute(taken.replace("$1", f"'{HOST}'").replace("$2", str(DAEMONS)))
+
+    async def serve() -> None:
+        async with serving(database, HOST):
+            pass
+
+    beginning = asyncio.create_task(serve())
+    await sessions(database)  # it is there, and waits
+    await other.execute("SELECT pg_advisory_unlock_all()")
+    async with asyncio.timeout(SOON):
+        await beginning
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_daemon_goes_on_that_finds_its_host_taken_after_an_outage_and_takes_it_when_it_can(
+    database: Database, other: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(database, HOST):
+        lost = await value(database, AS_HOST)
+        await other.execute("BEGIN")
+        took = asyncio.create_task(
+            other.execute(f"SELECT pg_advisory_xact_lock(hashtextextended('{HOST}', {DAEMONS}))")
+        )
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with asyncio.timeout(SOON):
+            while not await value(database, waiting):
+                pass
+            await end(database, lost)
+            await took
+            while "remove /state/dama_host_id" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        await other.execute("ROLLBACK")
+        async with asyncio.timeout(SOON):
+            while await value(database, AS_HOST) in (None, lost):
+                pass
+
+
 # --- the daemon ---
 
 
@@ -174,3 +256,13 @@ async def test_a_daemon_that_starts_on_a_newer_schema_is_refused_with_one_line(d
     assert refused.code == 2
     (line,) = refused.err.splitlines()
     assert "install a newer one" in line
+
+
+async def test_a_daemon_that_was_killed_is_no_hindrance_to_the_next(daemon: Daemon) -> None:
+    for _ in range(3):
+        await daemon.start()
+        await sessions(daemon.site.databases["local"])
+        await daemon.kill()
+    await daemon.start()
+    assert "as this same host" not in daemon.log
+    assert await daemon.stop() == 0

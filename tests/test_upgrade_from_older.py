@@ -15,7 +15,7 @@ from damad.eventstore.verify import verify
 from damad.model.event import Event
 
 TO_VERSION_1 = """
-DROP TABLE data_manager.original_events;
+DROP TABLE data_manager.original_events, data_manager.cancel_intents;
 DROP INDEX data_manager.event_store_one_initial_key, data_manager.event_store_one_final_key;
 ALTER TABLE data_manager.event_store DROP COLUMN legacy;
 CREATE UNIQUE INDEX event_store_one_initial_key ON data_manager.event_store (etl_context_id)
@@ -23,6 +23,13 @@ CREATE UNIQUE INDEX event_store_one_initial_key ON data_manager.event_store (etl
 CREATE UNIQUE INDEX event_store_one_final_key ON data_manager.event_store (etl_context_id)
   WHERE type LIKE '%:FINAL';
 UPDATE data_manager.damad_schema SET version = 1, checksum = 'older';
+"""
+TO_VERSION_2 = """
+DROP TABLE data_manager.cancel_intents;
+DROP FUNCTION data_manager.claim_tasks;
+CREATE FUNCTION data_manager.claim_tasks(text, integer, boolean, uuid, text, interval) RETURNS SETOF bigint
+  LANGUAGE sql AS 'SELECT 1::bigint';
+UPDATE data_manager.damad_schema SET version = 2, checksum = 'older';
 """
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'data_manager' ORDER BY 1"
 EVENTS = "SELECT event_id, etl_context_id, version, event_uuid, type FROM data_manager.event_store ORDER BY 1"
@@ -47,6 +54,17 @@ async def test_version_1_keeps_every_event_and_becomes_as_a_fresh_one(database: 
     assert await rows(database, INDEXES) == indexes
     report = await verify(database)
     assert (report.mismatches, report.legacy) == ([], [])
+    assert await drift(database) is None
+
+
+async def test_version_2_gets_a_place_for_intents_and_one_way_to_claim(database: Database) -> None:
+    events = await written(database)
+    await sql(database.dsn, TO_VERSION_2)
+    done = await migrate(database)
+    assert (done.before, done.after) == (2, VERSION)
+    assert await rows(database, EVENTS) == events
+    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 7
+    assert await value(database, "SELECT count(*) FROM pg_proc WHERE proname = 'claim_tasks'") == 1
     assert await drift(database) is None
 
 

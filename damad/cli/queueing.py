@@ -8,6 +8,9 @@ from cyclopts import Parameter
 
 from damad.cli.options import Json, Payload, Settings, Where
 
+_LOCK_TIMEOUT = 3.0
+"""Seconds until cancel and retry give up on a context that somebody holds in an open transaction."""
+
 
 def queue(
     worker: str,
@@ -105,7 +108,7 @@ async def _change(function: Any, id_: str, json: bool, where: Where) -> int:
     from damad.cli import render, session
 
     configuration = session.configuration(where)
-    async with session.opened(where, configuration) as ambient:
+    async with session.opened(where, configuration, lock_timeout=_LOCK_TIMEOUT) as ambient:
         state = await function(session.etl_context_id(id_))
         if state.state == "cancelling" and not statefolder.has_daemon(configuration.state_dir):
             state = await _stop(state, ambient, configuration)

@@ -33,11 +33,16 @@ def go(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def opened(
-    where: Where, settings: config.Config | None = None, *, schema: bool = True
+    where: Where,
+    settings: config.Config | None = None,
+    *,
+    schema: bool = True,
+    lock_timeout: float | None = None,
 ) -> AsyncIterator[context.EtlContext]:
     """The ambient context of a command: the pg_env that was named, or the only one. Starts the embedded one if need be.
 
-    schema: make the schema of the embedded one, which nobody else looks after.
+    schema: make the schema of the embedded one, which nobody else looks after · lock_timeout: seconds until the command
+    gives up on a context that somebody holds in an open transaction (None: it waits).
 
     Raises NotFound for an unknown pg_env, InvalidInput where several are there and none was named.
     """
@@ -49,7 +54,8 @@ async def opened(
         statefolder.prepare(settings.state_dir)
         server = EmbeddedPostgres(settings.state_dir)
         await asyncio.to_thread(server.join)
-    database = Database(name, settings.pg_envs[name] if server is None else server.dsn, application_name="damad cli")
+    dsn = settings.pg_envs[name] if server is None else server.dsn
+    database = Database(name, dsn, application_name="damad cli", lock_timeout=lock_timeout)
     try:
         if server is not None and schema:
             await migrate(database)

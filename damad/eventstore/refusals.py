@@ -4,6 +4,7 @@ The functions in schema/ refuse with SQLSTATE class DA and put every value into 
 What says that the server is away, starting or stopping becomes Unavailable: the caller may send the same again.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,6 +13,7 @@ import asyncpg
 import msgspec
 
 from damad.errors import (
+    BrokenLog,
     Conflict,
     ContextBusy,
     DamadError,
@@ -53,6 +55,9 @@ _BY_CONSTRAINT: Final = {
     "etl_contexts_parent_context_id_fkey": (InvalidInput, "there is no such parent context"),
     "etl_contexts_source_id_fkey": (InvalidInput, "there is no such source"),
 }
+
+_ONLY_BY_HAND: Final = ("event_store_version_key", "event_store_one_initial_key", "event_store_one_final_key")
+"""Unique indexes behind the judge: it lets nobody get there, unless there are events that it has not seen."""
 
 
 class Contention(Unavailable):
@@ -98,12 +103,27 @@ def _translate(error: asyncpg.PostgresError) -> DamadError:
     constraint = getattr(error, "constraint_name", None)
     if constraint == "dama_tasks_idempotency_key":
         return Contention("another task with this idempotency_key is being queued")
+    if constraint == "event_store_pkey":  # an id that somebody gave by hand; the next one is drawn by then
+        return Contention("another event has this event_id")
+    if constraint in _ONLY_BY_HAND:
+        return _broken_log(error)
     if constraint in _BY_CONSTRAINT:
         kind, message = _BY_CONSTRAINT[constraint]
         if kind is InvalidInput:
             return InvalidInput(message, pointer=f"/{constraint.removeprefix('etl_contexts_').removesuffix('_fkey')}")
         return EventUuidConflict(message)
     return DamadError(f"Postgres refused: {_first_line(error)} ({state})")
+
+
+def _broken_log(error: asyncpg.PostgresError) -> BrokenLog:
+    # The one place that names the context is "Key (etl_context_id, version)=(7, 3)", in whatever language around it.
+    found = re.search(r"\(etl_context_id[^)]*\)=\((\d+)", getattr(error, "detail", None) or "")
+    which = f"context {found[1]}" if found else "a context"
+    return BrokenLog(
+        f"the log of {which} holds events that nobody judged, written with the triggers off: nothing can follow them; "
+        "`damad verify` names them, and who wrote them has to take them out",
+        **({"etl_context_id": int(found[1])} if found else {}),
+    )
 
 
 def _lost_connection(error: asyncpg.InterfaceError) -> bool:

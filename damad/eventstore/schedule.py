@@ -11,7 +11,8 @@ from damad.eventstore.pools import Database
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A claimed, running or cancelling task of a host, with its lease. `started`: the payload of its STARTED event."""
+    """A claimed, running or cancelling task of a host, with its lease. `started`: the payload of its STARTED event ·
+    `cancel_wanted`: somebody wants it cancelled, and could not say so in the log yet."""
 
     etl_context_id: int
     version: int
@@ -27,13 +28,15 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool
     lease_over: bool | None
     started: dict[str, Any] | None
+    cancel_wanted: bool = False
 
 
 class Holding(msgspec.Struct, frozen=True):
-    """What a host holds, and what time Postgres said that it was then."""
+    """What a host holds, what time Postgres said that it was then, and whether any cancel is still to be written."""
 
     at: datetime
     tasks: list[HeldTask]
+    any_cancel: bool
 
 
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +59,11 @@ class Schedule:
         """What this host holds."""
         rows = await self.database.fetch("held", self._host_id)
         held = [row for row in rows if row["etl_context_id"] is not None]
-        return Holding(rows[0]["at"], [_held_task(row) for row in held])
+        return Holding(rows[0]["at"], [_held_task(row) for row in held], rows[0]["any_cancel"])
+
+    async def unheld_to_cancel(self) -> dict[int, int]:
+        """The tasks that somebody wants cancelled and nobody holds, each with the version of its context."""
+        return {row["etl_context_id"]: row["version"] for row in await self.database.fetch("unheld_to_cancel")}
 
     async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
         """Tasks of these queues, which are shared, whose lease ran out on another host."""
@@ -97,11 +104,17 @@ class Schedule:
         rows = await self.database.fetch("next_due", self._host_id)
         return None if rows[0]["seconds"] is None else max(0.0, rows[0]["seconds"])
 
-    async def claim(self, queue: str, slots: int, *, shared: bool, holder: str, lease: float) -> list[int]:
-        """Claims up to `slots` tasks of a queue for this host. Higher priority first, equal ones oldest first."""
+    async def claim(
+        self, queue: str, slots: int, *, shared: bool, holder: str, lease: float, leave_out: Sequence[int] = ()
+    ) -> list[int]:
+        """Claims up to `slots` tasks of a queue for this host. Higher priority first, equal ones oldest first.
+
+        Raises BrokenLog that names a context whose claim fails; the others are claimed where it is left out.
+        """
         rows = await self.database.fetch(
-            "claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease), repeatable=False
-        )
+            "claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease), list(leave_out),
+            repeatable=False,
+        )  # fmt: skip
         return [row["etl_context_id"] for row in rows]
 
     async def claim_one(self, etl_context_id: int, *, holder: str, lease: float, on: Any = None) -> None:

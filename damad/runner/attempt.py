@@ -19,7 +19,7 @@ import msgspec
 from damad import context, events, failpoints, processes, workerfile
 from damad.config import Queue
 from damad.errors import Conflict, InvalidWorker, StaleFence, Unavailable
-from damad.eventstore import leases
+from damad.eventstore import intents, leases
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
 from damad.model import retry, settings
@@ -222,12 +222,17 @@ class Attempt:
         """Appends what became of the attempt and returns the exit code of its process."""
         said, exit_code = self.verdict(result)
         try:
-            await self.record(*said)
+            await self.record_conclusion(*said)
         except Conflict as refused:
             return self.refused(refused, exit_code)
         self.concluded = True
         failpoints.hit("runner.concluded")
         return exit_code
+
+    async def record_conclusion(self, *said: Event) -> None:
+        """Appends a verdict, however long Postgres is away. Raises Conflict."""
+        await events.persist(lambda: intents.yield_to_cancel(self.store.database, self.claim.etl_context_id, said))
+        await self.record(*said)
 
     async def release(self, reason: str) -> None:
         """Hands the task back: it burns no retry and runs again, here or elsewhere."""

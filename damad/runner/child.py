@@ -124,11 +124,12 @@ class _Report:
         new = [_identified(event) for event in said]
         if self._line is not None and self._line.say(new, conclusion=conclusion):
             return
+        record = self._attempt.record_conclusion if conclusion else self._attempt.record
         try:
-            background.run(self._attempt.record(*new))
+            background.run(record(*new))
         except background.Broken:
             _occupy_closed_files()
-            asyncio.run(self._attempt.record(*new))
+            asyncio.run(record(*new))
 
 
 def _identified(event: Event) -> Event:

@@ -1,29 +1,46 @@
 """What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks."""
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from damad import config, failpoints
-from damad.errors import Conflict
+from damad.errors import BrokenLog, Conflict
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import Assignment, EventStore, TaskState
 from damad.scheduler import decisions
-from damad.scheduler.bulkhead import alone
+from damad.scheduler.bulkhead import Bulkhead
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Held
+
+log = structlog.get_logger()
+
+_PARKED_FOR: Final = 60.0
+"""Seconds until a task whose claim failed is tried again: somebody may have mended it."""
 
 
 class Claims:
     """Claims for one holder, by the rules of its queues."""
 
     def __init__(
-        self, store: EventStore, schedule: Schedule, *, settings: config.Config, holder: str, clock: Clock
+        self,
+        store: EventStore,
+        schedule: Schedule,
+        *,
+        settings: config.Config,
+        holder: str,
+        clock: Clock,
+        bulkhead: Bulkhead,
     ) -> None:
         self._store = store
         self._schedule = schedule
         self._config = settings
         self._holder = holder
         self._clock = clock
+        self._bulkhead = bulkhead
+        self._parked: dict[int, float] = {}
 
     async def fill(self, occupied: Mapping[str, int]) -> list[Assignment]:
         """Fills the free slots of every queue, of which so many are occupied. Returns what was claimed."""
@@ -32,13 +49,28 @@ class Claims:
             rules = self._config.queue(queue)
             slots = rules.concurrency - occupied.get(queue, 0)
             if slots > 0:
-                claim = self._schedule.claim(
-                    queue, slots, shared=rules.shared, holder=self._holder, lease=self._config.lease
-                )
-                claimed += await alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
+                claim = self._claim(queue, slots, rules.shared)
+                claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
         return [await self._store.assignment(id_) for id_ in claimed]
+
+    async def _claim(self, queue: str, slots: int, shared: bool) -> list[int]:
+        """Claims from one queue. A task with a broken log is parked, said once, and keeps none of the others."""
+        while True:
+            parked = [id_ for id_, until in self._parked.items() if until > time.monotonic()]
+            try:
+                return await self._schedule.claim(
+                    queue, slots, shared=shared, holder=self._holder, lease=self._config.lease, leave_out=parked
+                )
+            except BrokenLog as error:
+                id_ = error.values.get("etl_context_id")
+                if id_ is None or id_ in parked:
+                    raise
+                if id_ not in self._parked:
+                    log.error("left alone until it is mended", pg_env=self._store.database.pg_env, queue=queue,
+                              etl_context_id=id_, reason=str(error))  # fmt: skip
+                self._parked[id_] = time.monotonic() + _PARKED_FOR
 
     async def one(self, etl_context_id: int, *, on: Any = None) -> None:
         """Claims one task. Raises IllegalTransition where its state does not allow it."""

@@ -7,6 +7,7 @@
     running           ended or lost        Conclude: the failure that the exit record proves
     cancelling        alive                Kill
     cancelling        absent/ended/lost    Cancelled: it is seen dead
+    cancel wanted     whatever             as if the log said cancelling: what it cannot say yet is done first
     anything else     alive                Kill: its task has ended or was taken over, and it had its grace
     whatever          left behind          Kill, by force: nothing is said of it while what it left behind lives
 
@@ -62,6 +63,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     ours: bool = False
     claimer_dead: bool = False
     lease_over: bool = False
+    cancel_wanted: bool = False
     started_at: datetime | None = None
 
 
@@ -98,7 +100,7 @@ class Conclude(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """Say that a cancelled task has stopped."""
+    """Say that a cancelled task has stopped; and first that it was asked to, where the log does not say so yet."""
 
 
 Decision = Launch | Release | Kill | Conclude | Cancelled
@@ -107,7 +109,7 @@ Decision = Launch | Release | Kill | Conclude | Cancelled
 def decide(held: Held, seen: Observed, *, now: datetime, grace: float, failed_launches: int = 0) -> Decision | None:
     """What is to be done about a held task, or None while there is nothing to do."""
     running = seen.process in (ALIVE, STARTING)
-    match held.state:
+    match "cancelling" if held.cancel_wanted else held.state:
         case "claimed" | "running" | "cancelling" if seen.process == LEFT:
             return Kill(force=True)
         case "claimed":

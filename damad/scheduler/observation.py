@@ -237,5 +237,6 @@ def held_task(task: HeldTask, me: str, host_id: str) -> decisions.Held:
         ours=task.holder == me,
         claimer_dead=claimer is not None and not processes.alive(claimer),
         lease_over=task.lease_over is not False,
+        cancel_wanted=task.cancel_wanted,
         started_at=task.started_at,
     )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from damad.errors import Conflict, DamadError
+from damad.eventstore import intents
 from damad.eventstore.store import Append, EventStore
 from damad.model import retry
 from damad.model.event import Event
@@ -36,6 +37,8 @@ class Reporter:
         """Appends it under the fence of the run."""
         id_, fence = self._key
         try:
+            if said.conclusion:
+                await intents.yield_to_cancel(self._store.database, id_, said.events)
             await self._store.append([Append(etl_context_id=id_, event=event, fence=fence) for event in said.events])
         except Conflict as refusal:
             return line.refusal(said.run, refusal)
@@ -75,5 +78,6 @@ def said(decision: decisions.Decision | None, held: Held, now: datetime) -> list
         case Conclude(failure):
             return retry.conclude(failure, held.counts, settings=held.settings, now=now, random=random.random())
         case Cancelled():
-            return [Event(type="dama/task:CANCELLED")]
+            asked = [] if held.state == "cancelling" else [Event(type="dama/task:CANCEL_REQUESTED")]
+            return [*asked, Event(type="dama/task:CANCELLED")]
     return []

@@ -18,7 +18,7 @@ import structlog
 
 from damad import config, failpoints, processes
 from damad.backoff import Backoff
-from damad.errors import Conflict, ContextBusy, Unavailable
+from damad.errors import BrokenLog, Conflict, ContextBusy, Unavailable
 from damad.eventstore import leases, listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
@@ -26,7 +26,8 @@ from damad.eventstore.store import Append, Assignment, EventStore
 from damad.model.event import Event
 from damad.runner import indaemon
 from damad.scheduler import decisions
-from damad.scheduler.bulkhead import alone
+from damad.scheduler.bulkhead import Bulkhead
+from damad.scheduler.cancels import Cancels
 from damad.scheduler.claims import Claims
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
@@ -75,7 +76,12 @@ class Supervisor:
         self._schedule = Schedule(own or database, host_id)
         self.holder = processes.as_holder(processes.myself(), host_id)
         self._clock = Clock()
-        self.claims = Claims(self._store, self._schedule, settings=settings_, holder=self.holder, clock=self._clock)
+        self._bulkhead = Bulkhead()
+        self.claims = Claims(
+            self._store, self._schedule,
+            settings=settings_, holder=self.holder, clock=self._clock, bulkhead=self._bulkhead,
+        )  # fmt: skip
+        self._cancels = Cancels(self._store, self._schedule, self._is_ours, self._bulkhead)
         self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._wake)
         self._bell: listener.Subscription | None = None
         self._quiet = asyncio.Event()
@@ -193,6 +199,8 @@ class Supervisor:
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
         moments = await self._attend_all(tasks, poll)
         moments += await self._attend_leftovers({_key(task) for task in tasks})
+        if holding.any_cancel:
+            moments += await self._cancels.write()
         await self._renew()
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
@@ -204,10 +212,12 @@ class Supervisor:
 
     async def _claim(self, tasks: list[HeldTask], moments: list[float]) -> bool:
         """Claims what may run now; adds to `moments` when to look again. True if anything was claimed."""
-        held = [held_task(task, self.holder, self._host_id) for task in tasks]
+        # A parked one is over, only its log cannot be told so: it holds no slot.
+        living = [task for task in tasks if not self._bulkhead.parks(**self._about(task))]
+        held = [held_task(task, self.holder, self._host_id) for task in living]
         if self._only is None:
             self._slots = {
-                _key(task): task.queue for task in tasks if not task.waiting and _key(task) not in self._settled
+                _key(task): task.queue for task in living if not task.waiting and _key(task) not in self._settled
             }
             return await self._fill()
         moments.append(await self.claims.one_when_due(self._only))
@@ -235,13 +245,15 @@ class Supervisor:
 
     async def _attend_all(self, tasks: list[HeldTask], poll: float) -> list[float]:
         """Does what each of them needs, side by side: one whose context somebody holds keeps no other waiting."""
-        about = {"pg_env": self._database.pg_env}
-        attending = [alone(self._attend(task), poll, **about, etl_context_id=task.etl_context_id) for task in tasks]
+        attending = [self._bulkhead.alone(self._attend(task), poll, **self._about(task)) for task in tasks]
         moments = await asyncio.gather(*attending, return_exceptions=True)
         for moment in moments:
             if isinstance(moment, BaseException):
                 raise moment
         return [moment for moment in moments if not isinstance(moment, BaseException)]
+
+    def _about(self, task: HeldTask) -> dict[str, Any]:
+        return {"pg_env": self._database.pg_env, "etl_context_id": task.etl_context_id}
 
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
@@ -255,6 +267,8 @@ class Supervisor:
             await self._perform(decision, task, held, seen)
         except ContextBusy:
             return _BUSY_PAUSE
+        except BrokenLog:
+            raise
         except Conflict as refused:  # somebody else said it first, or the task went on: the next look tells
             log.debug("the log had gone on", etl_context_id=task.etl_context_id, reason=str(refused))
             return 0.05

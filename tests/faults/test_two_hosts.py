@@ -1,6 +1,7 @@
 """Two hosts on one database: each its own tasks, shared queues by both, and a lost host's tasks by the other."""
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -94,7 +95,7 @@ async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it
     one, other = hosts
     first, second = Daemon(one), Daemon(other)
     await sql(one, "CREATE TABLE written (what text, attempt int)")
-    await first.start()
+    await first.start(DAMAD_GRACE="1m")  # its worker goes on before it makes sure of it
     id_ = await one.queue(one.worker(IN_A_TRANSACTION), "/nowhere", queue="common")
     await one.event(id_, ":OPEN")
     stopped = await one.process(id_)
@@ -182,3 +183,34 @@ async def test_a_stopped_worker_that_never_looks_at_the_log_ends_when_its_task_w
     assert (await one.state(id_)).attempt == 2
     await one.verified()
     assert await second.stop() == 0
+
+
+@pytest.mark.fault(
+    fault="two state folders with one host id on one database",
+    injected="a copy of dama_host_id, and a daemon beside the one that serves",
+    invariants="I4 I6 I11",
+)
+async def test_the_daemon_of_a_copied_state_folder_is_refused_with_one_line_that_says_what_to_remove(
+    hosts: tuple[Site, Site],
+) -> None:
+    site, copy = hosts
+    daemon, beside = Daemon(site), Daemon(copy)
+    await daemon.start()
+    copy.state_dir.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(site.state_dir / "dama_host_id", copy.state_dir)
+    held = await site.queue(site.worker(HOLDS_ONCE))
+    await site.event(held, "dama/task:STARTED")
+    refused = await copy.damad("serve", "--port", "0")
+    assert (refused.code, refused.out) == (2, "")
+    (line,) = [line for line in refused.err.splitlines() if line.startswith("damad: ")]
+    assert f"remove {copy.state_dir / 'dama_host_id'} and start again" in line
+    assert "Traceback" not in refused.err
+    ran = await copy.damad("run", site.worker("def main():\n    return {}\n"))
+    assert (ran.code, ran.out) == (0, "{}\n")
+    (copy.state_dir / "dama_host_id").unlink()
+    await beside.start()
+    assert (await site.state(held)).state == "running"
+    assert (await site.cancel(held)).state == "cancelling"
+    assert (await site.ended(held)).state == "cancelled"
+    assert await beside.stop() == 0
+    assert await daemon.stop() == 0

@@ -13,6 +13,7 @@ HOSTILE = "tests/test_hostile_writers.py"
 BEHIND = "tests/test_behind_the_judge.py"
 LOCKS = "tests/test_locks.py"
 SCHEDULE = "tests/test_schedule.py"
+INTENTS = "tests/test_cancel_intents.py"
 TABLE = "tests/test_lifecycle_table.py"
 STORE = "tests/test_eventstore.py"
 
@@ -176,6 +177,51 @@ GUARDS = (
         "NEW.version          := 0;",
         "",
         ("tests/test_direct_writers.py::test_a_context_begins_without_events_whatever_its_row_claims",),
+    ),
+    # --- who serves ---
+    Guard(
+        "one daemon a host",
+        "damad/eventstore/serving.py",
+        "        raise Conflict(await _twin(database, host))",
+        "        return",
+        ("tests/test_serving.py::test_a_second_daemon_of_one_host_is_refused_and_told_what_to_do",),
+    ),
+    # --- a log that was written by hand ---
+    Guard(
+        "a task that cannot be claimed keeps none of the others",
+        "schema/220_claim_tasks.sql",
+        "            AND t.etl_context_id <> ALL (leave_out)\n",
+        "",
+        ("tests/test_bulkhead.py::test_a_broken_log_is_refused_by_its_name_and_others_are_claimed_without_it",),
+    ),
+    Guard(
+        "only a broken log parks a task",
+        "damad/scheduler/bulkhead.py",
+        "return said is not None and said[0] is BrokenLog",
+        "return said is not None",
+        ("tests/test_bulkhead.py::test_only_a_broken_log_parks_a_task_and_only_while_it_is_broken",),
+    ),
+    # --- cancels that cannot be written yet ---
+    Guard(
+        "a task that is to be cancelled is not claimed",
+        "schema/220_claim_tasks.sql",
+        "            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))\n",
+        "",
+        (f"{INTENTS}::test_a_task_that_somebody_wants_cancelled_is_not_claimed_and_is_cancelled_by_any_daemon",),
+    ),
+    Guard(
+        "what is to be cancelled is stopped first",
+        DECISIONS,
+        'match "cancelling" if held.cancel_wanted else held.state:',
+        "match held.state:",
+        ("tests/test_decisions.py::test_a_cancel_that_the_log_cannot_say_yet_is_done_as_if_it_did",),
+    ),
+    Guard(
+        "an intent does not outlive its task",
+        "damad/tasks.py",
+        "    await intents.forget_cancels(store.database)\n",
+        "",
+        (f"{INTENTS}::test_a_cancel_that_somebody_holds_up_is_noted_and_meets_nobody_who_retries_the_task",),
     ),
     # --- leases ---
     Guard(

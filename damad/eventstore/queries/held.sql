@@ -1,9 +1,12 @@
--- What this host holds: its claimed, running and cancelling tasks, with their leases; and what time it is. One row
--- with nothing but that if it holds none.
-SELECT now.at, held.*
-  FROM (SELECT clock_timestamp() AS at) AS now LEFT JOIN (
+-- What this host holds: its claimed, running and cancelling tasks, with their leases; what time it is; and whether any
+-- cancel waits for its context (any_cancel). One row with nothing but the last two if it holds none.
+SELECT now.at, now.any_cancel, held.*
+  FROM (
+    SELECT clock_timestamp() AS at, EXISTS (SELECT FROM data_manager.cancel_intents) AS any_cancel
+  ) AS now LEFT JOIN (
     SELECT t.etl_context_id, c.version, t.queue, t.state, t.fence, t.attempt, t.errors, t.crashes, t.started_at, t.settings,
            l.holder, coalesce(l.waiting, false) AS waiting, l.until < clock_timestamp() AS lease_over,
+           EXISTS (SELECT FROM data_manager.cancel_intents i WHERE i.etl_context_id = t.etl_context_id) AS cancel_wanted,
            (SELECT e.payload FROM data_manager.event_store e
               WHERE e.etl_context_id = t.etl_context_id AND e.fence = t.fence AND e.type = 'dama/task:STARTED'
               ORDER BY e.version DESC LIMIT 1) AS started
