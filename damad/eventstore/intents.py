@@ -16,12 +16,17 @@ async def note_cancel(database: Database, etl_context_id: int) -> None:
     await database.fetch("note_cancel", etl_context_id)
 
 
+async def cancel_is_wanted(database: Database, etl_context_id: int) -> bool:
+    """True while a cancel of this task is noted and not in the log yet."""
+    return bool((await database.fetch("cancel_is_wanted", etl_context_id))[0]["wanted"])
+
+
 async def yield_to_cancel(database: Database, etl_context_id: int, said: Sequence[Event]) -> None:
     """Raises IllegalTransition where a failure is to be said of a task whose cancel is noted: it was stopped for that.
 
     The same as is raised once the cancel stands in the log.
     """
-    if said[0].type == "dama/task:ERROR" and (await database.fetch("cancel_is_wanted", etl_context_id))[0]["wanted"]:
+    if said[0].type == "dama/task:ERROR" and await cancel_is_wanted(database, etl_context_id):
         about = {"etl_context_id": etl_context_id, "type": said[0].type, "state": "cancelling"}
         raise IllegalTransition(f"task {etl_context_id} is to be cancelled", **about)
 
