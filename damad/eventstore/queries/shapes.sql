@@ -9,7 +9,8 @@
 -- Nothing in here may fail on a value that no judge has seen: what cannot be read is looked at closely.
 -- $1: after this id · $2: up to this one
 WITH logged AS (
-  SELECT e.etl_context_id, greatest(0, least(e.version, 4611686018427387903)) AS version, e.event_id, e.type, e.fence, e.payload, e._created_timestamp AS created,
+  SELECT e.etl_context_id, greatest(0, least(e.version, 4611686018427387903)) AS version, e.event_id, e.type, e.fence,
+         e.payload, e._created_timestamp AS created,
          CASE WHEN e.type LIKE '%:INITIAL' AND (e.event_id <= original.up_to_event_id) IS NOT TRUE
            THEN nullif(e.meta -> '__dama_task_manager__', 'null') END AS settings,
          NOT e.legacy
@@ -36,7 +37,8 @@ WITH logged AS (
   SELECT e.*, CASE
            WHEN e.kind NOT IN ('TASK_INITIAL', 'RETRY', 'RELEASED', 'RESUMED', 'REQUEUED') THEN NULL
            WHEN e.moment IS NULL THEN CASE WHEN e.kind <> 'RETRY' THEN e.created END
-           WHEN e.moment > '0002' AND e.moment ~ '^\d{4}-((0[1-9]|1[0-2])-([01][1-9]|10|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)'
+           WHEN e.moment > '0002' AND e.moment ~
+             '^\d{4}-((0[1-9]|1[0-2])-([01][1-9]|10|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)'  -- a day
              THEN CASE WHEN data_manager.is_moment(e.moment) THEN e.moment::timestamptz END
            WHEN e.kind = 'TASK_INITIAL' AND length(e.moment) < 20
              AND data_manager.duration_seconds(e.moment) BETWEEN 0 AND 3162240000
@@ -62,7 +64,8 @@ WITH logged AS (
              AND coalesce(to_jsonb(t.idempotency_key), 'null') = coalesce(e.settings -> 'idempotency_key', 'null')
              AND coalesce(to_jsonb(t.home_host_id), 'null') = coalesce(e.settings -> 'dama_host_id', 'null')
            WHEN 'CLAIMED' THEN e.payload -> 'host_id' = to_jsonb(t.host_id) OR data_manager.is_readable(e.kind, e.payload)
-           WHEN 'STARTED' THEN jsonb_typeof(e.payload -> 'attempt') = 'number' AND jsonb_typeof(e.payload -> 'pid') = 'number'
+           WHEN 'STARTED' THEN jsonb_typeof(e.payload -> 'attempt') = 'number'
+             AND jsonb_typeof(e.payload -> 'pid') = 'number'
            WHEN 'RETRY' THEN e.run_at IS NOT NULL
            WHEN 'RELEASED' THEN e.run_at IS NOT NULL
            ELSE e.quiet IS NOT NULL END AS sound,
@@ -104,7 +107,8 @@ WITH logged AS (
              OR coalesce(CASE quiet WHEN 1 THEN quiet_1 WHEN 2 THEN quiet_2 ELSE quiet_3 END, 0) < turned) AS course,
          max(words) AS words,
          count(version) = coalesce(max(version), 0) AND coalesce(min(version) = 1, true)
-           AND bool_and(version IS NULL OR coalesce(sound AND (NOT claims OR claim > held), false) AND (fence IS NULL OR fence = held)) AS sound,
+           AND bool_and(version IS NULL OR coalesce(sound AND (NOT claims OR claim > held), false)
+             AND (fence IS NULL OR fence = held)) AS sound,
          max(coalesce(version, 0) * 2 + (latest IS TRUE)::int) % 2 = 1
            AND coalesce(max(version * 2 + claimed::int) % 2 = 1, true)
            AND coalesce(max(version * 2 + started::int) % 2 = 1, true)
