@@ -5,11 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test faults mutants check docs wheel clean
+.PHONY: help install demo test faults mutants bench bench-peers check docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Print this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(READY) ## Build the environment: damad, the embedded Postgres, the tools of its developers
 
@@ -30,6 +30,12 @@ faults: $(READY) ## Everything breaks that can, and what must hold holds; writes
 
 mutants: $(READY) ## Each guard is taken away once, and the test that stands for it must go red (minutes)
 	@$(BIN)/python tests/mutants/run.py
+
+bench: $(READY) ## How fast damad is beside what this machine can do, a few minutes; writes docs/performance.md (BENCH=options)
+	@$(BIN)/python tests/bench/run.py -- $(BENCH)
+
+bench-peers: $(READY) ## The same, and before it the peers on the same Postgres, where their bench lies beside the checkout
+	@$(BIN)/python tests/bench/run.py --peers $(PEERS) -- $(BENCH)
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .

@@ -327,3 +327,9 @@ def _check_queue(setting: str, value: Any, defaults: dict[str, Any]) -> None:
     if setting == "run_in" and value not in ("process", "daemon"):
         raise InvalidInput(f"{value!r} is neither process nor daemon")
     settings.parse({"worker": "-", **defaults})
+
+
+def own_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment less every DAMAD_ variable: for a damad that is told all by a file, as a bench starts one."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if not name.startswith("DAMAD_")}

@@ -115,6 +115,12 @@ def members(leader: Process) -> list[Process]:
     return [_process(stat) for stat in _all() if stat.session == leader.pid and stat.start_time >= leader.start_time]
 
 
+def parent(process: Process) -> Process | None:
+    """The parent that a process has now, or None if either has ended."""
+    stat = _stat(process.pid)
+    return None if stat is None or stat.start_time != process.start_time else identify(stat.parent)
+
+
 def descendants(ancestor: Process) -> list[Process]:
     """The living processes that descend from `ancestor`, whichever session they went to."""
     if not alive(ancestor):

@@ -188,10 +188,15 @@ class Site:
     # --- commands ---
 
     async def damad(
-        self, *words: str, stdin: str | None = None, folder: Path | None = None, **environment: str
+        self,
+        *words: str,
+        stdin: str | None = None,
+        folder: Path | None = None,
+        patience: float = SOON,
+        **environment: str,
     ) -> Done:
-        """Runs a command to its end."""
-        async with self.command(*words, folder=folder, **environment) as process, asyncio.timeout(SOON):
+        """Runs a command to its end. `patience`: seconds that it has."""
+        async with self.command(*words, folder=folder, **environment) as process, asyncio.timeout(patience):
             out, err = await process.communicate(None if stdin is None else stdin.encode())
         return Done(process.returncode or 0, out.decode(), err.decode())
 

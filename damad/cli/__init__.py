@@ -27,6 +27,7 @@ _COMMANDS = {
     "queueing:retry": "Queue a failed or cancelled task again.",
     "checking:verify": "Compare every projection with its events.",
     "checking:doctor": "Look for what is wrong around the log, and say what to do.",
+    "benching:bench": "Measure how fast damad is here, beside what this machine can do at best.",
     "checking:rebuild": "Write every projection again that is not what its events say.",
 }
 """Each command: its function, loaded when it is called, and what `damad --help` says of it."""

@@ -108,6 +108,43 @@ def _event_table(events: Iterable[RecordedEvent]) -> Table:
     return table
 
 
+def bench(document: Any) -> None:
+    """A bench: damad's figures beside their yardsticks, and what is wanted of them."""
+    table = _table("line", "damad", "yardstick", "ratio (least–most)", "goal", "")
+    for line in document.lines:
+        first, *others = [_compared(each) for each in line.compared] or [("", "")]
+        table.add_row(f"{line.title} ({line.key})", _figure(line), *first, line.goal, _verdict(line))
+        for other in others:
+            table.add_row("", "", *other, "", "")
+    _print(table)
+    _print(Text(f"{document.runs} runs in {document.seconds:.0f} s, Postgres {document.postgres['version']}, fsync "
+                f"{document.postgres['fsync']}, {document.machine['cores']} cores, load {document.machine['load'][0]}",
+                style="dim"))  # fmt: skip
+
+
+def _figure(line: Any) -> str:
+    return "–" if line.damad is None else f"{_number(line.damad.median)} {line.unit}"
+
+
+def _compared(each: Any) -> tuple[str, str]:
+    wanted = "" if each.wanted is None else f", wanted {_number(each.wanted)}"
+    spread = f"{_number(each.ratio.median)} ({_number(each.ratio.least)}–{_number(each.ratio.most)}){wanted}"
+    return f"{each.yardstick}: {_number(each.figure.median)}", spread
+
+
+def _verdict(line: Any) -> Text:
+    if line.failed or line.absent:
+        return Text(line.failed, style="red") if line.failed else Text(f"not yet: {line.absent}", style="dim")
+    if line.short:
+        return Text(line.short, style="dim")
+    return {True: Text("met", style="green"), False: Text("missed", style="red"), None: Text("")}[line.met]
+
+
+def _number(value: float) -> str:
+    """Three digits that say something, and commas between thousands."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _cells(event: RecordedEvent) -> tuple[str, str, Text, Text]:
     style = "red" if event.error or event.type.endswith((":ERROR", ":FAILED")) else ""
     style = "green" if event.type.endswith(":FINAL") else style

@@ -1,0 +1,61 @@
+"""What bounds the goals that are missed, line by line; a page prints the notes of those that are. By hand: from reading
+the path, and from what the yardsticks beside it leave for it to be. Who changes the path looks again."""
+
+from typing import Final
+
+BOUNDS: Final = {
+    "append.http": (
+        "Each append is a statement and a commit of its own: Postgres' commits on the daemon's ten "
+        "connections bound it, then the row trigger (schema/130), then parsing in Python. Appends that are at"
+        " hand at the same time are not grouped into one statement yet."
+    ),
+    "queue.one": (
+        "One round trip and one commit a task; the rest is the row trigger, which runs a few statements of "
+        "its own for each :INITIAL."
+    ),
+    "queue.many": (
+        "`queue_tasks` (schema/210) inserts row by row, and each row fires the trigger; a set-based statement"
+        " would do the step for all of them at once."
+    ),
+    "drain.daemon": (
+        "Each task is claimed in a loop inside one statement, and then takes statements and commits of its "
+        "own for the lease, STARTED and :FINAL. Claims and ends are not grouped yet."
+    ),
+    "drain.process": (
+        "A Python is started for each runner, which imports damad and opens a connection of its own: the "
+        "bound is spawning, two processes a task. There is no fork server yet."
+    ),
+    "start.daemon.p50": (
+        "NOTIFY, then the supervisor's look at the log, the claim, the lease and STARTED, each a round trip, "
+        "the writing ones with a commit."
+    ),
+    "start.daemon.p99": "As p50, and a look that was under way when the task was queued has to end first.",
+    "start.process.p50": (
+        "The start of Python with damad's imports, twice (the runner's parent, which forks the worker), and a"
+        " new connection to Postgres."
+    ),
+    "start.process.p99": "As p50.",
+    "stream.p50": "The append over HTTP with its commit, the NOTIFY, and one SELECT by the stream that hears it.",
+    "stream.p99": "As p50; what else the daemon's one loop does at the time is waited for.",
+    "growth.append": "Not looked into: the log was not grown to the goal's size here.",
+    "growth.queue": "Not looked into: the log was not grown to the goal's size here.",
+    "growth.drain": "Not looked into: the log was not grown to the goal's size here.",
+    "verify": (
+        "Every event is decoded from JSON and folded in Python, in one process on one core; the yardstick, "
+        "which decodes and does nothing else, says how much of it is reading."
+    ),
+    "rebuild": "As verify; and each slice of contexts is locked before it is read.",
+    "verify.memory": "A slice of 1,000 contexts is held at once, however many events they have.",
+    "rebuild.memory": "As verify.memory.",
+    "idle.memory": "The imports: aiohttp, asyncpg, uvloop and the rest are most of it, as the yardstick shows.",
+    "idle.cpu": "The backstop poll and the listener's ping.",
+    "waiting.memory": (
+        "Two Pythons a task, the worker's process and the parent that watches it, each with imports of its "
+        "own and sharing no more than what the fork left them."
+    ),
+    "adopt": "The start of Python with the daemon's imports is most of it, then the schema's check.",
+    "slot.p99": (
+        "A process must have ended and been seen before its slot is taken again; then the supervisor looks, "
+        "claims and launches."
+    ),
+}

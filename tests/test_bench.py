@@ -1,0 +1,88 @@
+"""A bench yields every line of the goals, with its yardsticks, and leaves nothing behind. What it says of speed, no
+test asks."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+import pytest_asyncio
+from daemon_support import Site, site_of
+
+from damad.bench import figures
+from damad.bench.figures import Document
+from damad.bench.goals import GOALS
+
+PATIENCE = 600.0
+"""Seconds for a whole bench in its smallest size, however busy the machine is."""
+
+
+@pytest_asyncio.fixture(scope="module")
+async def site(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with site_of(tmp_path_factory.mktemp("bench"), template) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module")
+async def said(site: Site) -> Any:
+    done = await site.damad("bench", "--quick", "--json", patience=PATIENCE)
+    assert done.code == 0, done.out + done.err
+    return done.json
+
+
+def test_a_bench_measures_every_line_and_says_which_damad_cannot_do_yet(said: Any) -> None:
+    lines = {line["key"]: line for line in said["lines"]}
+    assert list(lines) == [goal.key for goal in GOALS]
+    for goal in GOALS:
+        line = lines[goal.key]
+        assert (line["title"], line["unit"], line["goal"]) == (goal.title, goal.unit, goal.goal)
+        assert line["absent"] == goal.absent and line["failed"] is None
+        assert (line["damad"] is None) is (goal.absent is not None)
+
+
+def test_each_figure_stands_beside_its_yardsticks_with_the_ratio_and_its_spread(said: Any) -> None:
+    lines = {line["key"]: line for line in said["lines"]}
+    for goal in GOALS:
+        compared = {each["yardstick"]: each for each in lines[goal.key]["compared"]}
+        assert list(compared) == ([] if goal.absent else [against.yardstick for against in goal.against])
+        for each in compared.values():
+            assert each["figure"]["median"] > 0
+            assert each["ratio"]["least"] <= each["ratio"]["median"] <= each["ratio"]["most"]
+
+
+def test_a_bench_says_what_it_ran_on(said: Any) -> None:
+    document = msgspec.json.decode(json.dumps(said), type=Document, strict=True)
+    assert document.runs == 1 and document.postgres["fsync"] in ("on", "off")
+    assert document.machine.keys() == {"cores", "load", "system", "python"}
+
+
+def test_a_goal_is_not_judged_by_a_bench_that_is_too_small_for_it(said: Any) -> None:
+    lines = {line["key"]: line for line in said["lines"]}
+    assert lines["growth.append"]["short"] == "measured with 200 events, not 10,000,000"
+    assert lines["growth.append"]["met"] is None
+
+
+@pytest.mark.usefixtures("said")
+async def test_a_bench_leaves_no_process_no_folder_and_no_database(site: Site, template: str) -> None:
+    await site.quiet()
+    assert list(site.state_dir.glob("bench-*")) == []
+    connection = await asyncpg.connect(template)
+    left = await connection.fetch("SELECT datname FROM pg_database WHERE datname LIKE 'damad_bench_%'")
+    await connection.close()
+    assert left == []
+
+
+async def test_a_line_that_does_not_exist_is_refused(site: Site) -> None:
+    done = await site.damad("bench", "--only", "nonsense")
+    assert done.code == 2 and "no line begins with 'nonsense'" in done.err
+
+
+def test_percentiles_are_samples_that_were_measured() -> None:
+    assert [figures.percentile([4.0, 1.0, 3.0, 2.0], percent) for percent in (1, 50, 75, 99)] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_ratios_are_taken_run_by_run() -> None:
+    ratio = figures.ratio([1.0, 20.0, 3.0], [2.0, 10.0, 3.0])
+    assert (ratio.median, ratio.least, ratio.most) == (1.0, 0.5, 2.0)
