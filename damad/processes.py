@@ -147,6 +147,16 @@ def writers(file: Path) -> list[Process]:
     return [_process(stat) for stat in others if _appends_to(_PROC / str(stat.pid), name, wanted)]
 
 
+def marked(name: str, value: str) -> list[Process]:
+    """The living processes that were started with that variable in their environment, of whomever they descend."""
+    sought, found = f"{name}={value}".encode(), []
+    for stat in _all():
+        with suppress(OSError):  # ended meanwhile, or somebody else's
+            if sought in (_PROC / str(stat.pid) / "environ").read_bytes().split(b"\0"):
+                found.append(_process(stat))
+    return found
+
+
 def as_holder(process: Process, host_id: str) -> str:
     """The text that names a process in a lease, so that whoever reads it can prove its death."""
     return f"{host_id}/{process.boot_id}/{process.pid}/{process.start_time}"

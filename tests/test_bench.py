@@ -1,7 +1,9 @@
 """A bench yields every line of the goals, with its yardsticks, and leaves nothing behind. What it says of speed, no
 test asks."""
 
+import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
-from daemon_support import Site, site_of
+from daemon_support import Site, site_of, until
 
 from damad.bench import figures
 from damad.bench.figures import Document
@@ -66,12 +68,27 @@ def test_a_goal_is_not_judged_by_a_bench_that_is_too_small_for_it(said: Any) -> 
 
 @pytest.mark.usefixtures("said")
 async def test_a_bench_leaves_no_process_no_folder_and_no_database(site: Site, template: str) -> None:
+    await nothing_is_left(site, template)
+
+
+async def nothing_is_left(site: Site, template: str) -> None:
     await site.quiet()
     assert list(site.state_dir.glob("bench-*")) == []
     connection = await asyncpg.connect(template)
     left = await connection.fetch("SELECT datname FROM pg_database WHERE datname LIKE 'damad_bench_%'")
     await connection.close()
     assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_bench_that_is_stopped_leaves_nothing_behind_either(site: Site, template: str, number: int) -> None:
+    async with site.command("bench", "--only", "waiting") as process, asyncio.timeout(PATIENCE):
+        assert process.stderr is not None
+        await process.stderr.readline()
+        await until(lambda: any("sleep.py" in line or "runner.parent" in line for line in site.processes().values()))
+        process.send_signal(number)
+        assert await process.wait() == 130
+    await nothing_is_left(site, template)
 
 
 async def test_a_line_that_does_not_exist_is_refused(site: Site) -> None:

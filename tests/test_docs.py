@@ -2,6 +2,7 @@
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from lifecycle_page import page
 
 from damad import cli, config
+from damad.bench.goals import GOALS
 from damad.model import settings
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +19,20 @@ DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "worker
 
 def test_the_page_of_the_lifecycle_is_made_from_the_table() -> None:
     assert (ROOT / "docs/lifecycle.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_page_of_the_speed_shows_every_goal_once_and_each_has_a_note_of_what_bounds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests/bench")
+    notes = import_module("notes").BOUNDS
+    text = (ROOT / "docs/performance.md").read_text()
+    measured = [goal.key for goal in GOALS if goal.absent is None]
+    assert [goal.key for goal in GOALS if f"(`{goal.key}`)" in text] == measured, "run `make bench`"
+    assert [goal.key for goal in GOALS if f"- `{goal.key}`, {goal.title} (goal" in text] == [
+        goal.key for goal in GOALS if goal.absent is not None
+    ], "run `make bench`"
+    assert notes.keys() | {"idle.queries"} == set(measured)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it in an empty environment outside the checkout, and runs it there: migrate, and serve
-# until it says ready.
+# Builds the wheel, installs it in an empty environment outside the checkout, and runs it there: migrate, serve
+# until it says ready, a task, and a bench of two lines.
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
@@ -26,4 +26,5 @@ read -r line <"$away/ready" || { cat "$away/serve.log"; exit 1; }
 echo "$line"
 test "$("$damad" queue hello.py --payload '{"name": "wheel"}' --wait)" = '{"greeting":"hello wheel"}'
 "$damad" verify
+"$damad" bench --quick --only queue.one start.process 2>/dev/null
 echo 'the wheel works'

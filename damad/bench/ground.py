@@ -27,6 +27,8 @@ IN_DAEMON, IN_PROCESS = "in_daemon", "in_process"
 """The queues: 50 tasks at a time in the daemon, 4 at a time in processes of their own."""
 _PATIENCE: Final = 120.0
 """Seconds until something that should have happened counts as failed: nothing that is measured takes as long."""
+_MARK: Final = "BENCH_SITE"
+"""A variable that everything inherits that is started for a site: by it the last process is found again."""
 _CONNECTIONS: Final = 20
 _WORKERS: Final = {
     "nothing.py": "async def main():\n    return {}\n",
@@ -132,7 +134,8 @@ class Site:
         with (self.folder / "daemon.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *self.command("serve", "--port", "0"), stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=log, cwd=self.folder, env=config.own_environment(),
+                stdout=asyncio.subprocess.PIPE, stderr=log, cwd=self.folder,
+                env={**config.own_environment(), _MARK: str(self.folder)},
             )  # fmt: skip
         try:
             yield await self._ready(process, began)
@@ -165,12 +168,15 @@ class Site:
         return [process for process in found if process is not None and processes.alive(process)]
 
     async def run_out(self) -> None:
-        """Ends the processes of tasks that still run, and waits until they and what watches them are gone."""
-        running = await self.running()
-        watchers = [watcher for process in running if (watcher := processes.parent(process)) is not None]
-        for process in running:
-            processes.send(process, signal.SIGKILL)
-        await until(lambda: not any(map(processes.alive, [*running, *watchers])), "the workers of a bench did not end")
+        """Kills what still runs of this site, also what is only just being started, until nothing does."""
+
+        def nobody_is_left() -> bool:
+            left = processes.marked(_MARK, str(self.folder))
+            for process in left:
+                processes.send(process, signal.SIGKILL)
+            return not left
+
+        await until(nobody_is_left, "the workers of a bench did not end")
 
 
 class Ground:

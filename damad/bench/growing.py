@@ -1,8 +1,8 @@
 """What changes as the log grows: appends, queueing, claims, and what reads all of it."""
 
 import asyncio
-import os
 import subprocess
+import sys
 from time import perf_counter
 from typing import Final
 
@@ -65,19 +65,14 @@ async def _read(site: Site) -> float:
 
 async def _peak(site: Site, command: str) -> float:
     """The most memory that a command ever held, in MB."""
-
-    def run() -> tuple[int, float]:
-        process = subprocess.Popen(
-            site.command(command, "--json"), cwd=site.folder, env=config.own_environment(), stdout=subprocess.DEVNULL
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return process.returncode, usage.ru_maxrss / 1024
-
-    code, peak = await asyncio.to_thread(run)
-    if code != 0:
-        raise MeasuringFailed(f"damad {command} ended with {code}")
-    return peak
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-P", "-m", "damad.bench.peak", *site.command(command, "--json")],
+        cwd=site.folder, env=config.own_environment(), stdout=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise MeasuringFailed(f"damad {command} ended with {done.returncode}")
+    return float(done.stdout)
 
 
 async def _small(ground: Ground) -> Site:

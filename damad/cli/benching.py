@@ -16,7 +16,9 @@ def bench(
     json: Json = False,
     where: Where | None = None,
 ) -> int:
-    """Measure every line of the goals beside its yardstick, in scratch databases beside the pg_env's. A few minutes.
+    """Measure every line of the goals beside its yardstick, in scratch databases beside the pg_env's.
+
+    It takes a few minutes, in which it loads that server and this machine as hard as it can.
 
     Parameters
     ----------
