@@ -3,7 +3,8 @@
     python tests/bench/run.py [--peers [NAME …]] [-- options of damad bench]
 
 With --peers the peers are measured first, on the same Postgres, in the same minutes. What was measured lies in
-build/bench/; a page without peers of its own shows those that were measured last.
+build/bench/; a page without peers of its own shows those that were measured last. Where only some lines are asked for,
+they are shown here, and no page is written.
 """
 
 import json
@@ -20,6 +21,8 @@ from peers import BESIDE, measured, postgres
 
 from damad import config
 from damad.bench.figures import Document
+from damad.bench.goals import GOALS
+from damad.cli import render
 
 ROOT: Final = Path(__file__).parents[2]
 KEPT: Final = ROOT / "build/bench"
@@ -46,9 +49,14 @@ def main(words: list[str]) -> int:
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=state, env=environment, check=False)
     if not done.stdout:
         return done.returncode
-    _keep("damad.json", done.stdout)
-    PAGE.write_text(page(msgspec.json.decode(done.stdout, type=Document), _kept_peers()))
-    print(f"written: {PAGE.relative_to(ROOT)}")
+    document = msgspec.json.decode(done.stdout, type=Document)
+    if {line.key for line in document.lines} < {goal.key for goal in GOALS}:
+        _keep("some.json", done.stdout)
+        render.bench(document)
+    else:
+        _keep("damad.json", done.stdout)
+        PAGE.write_text(page(document, _kept_peers()))
+        print(f"written: {PAGE.relative_to(ROOT)}")
     return done.returncode
 
 
