@@ -11,6 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
+from conftest import sql
 from daemon_support import Site, site_of, until
 
 from damad.bench import figures
@@ -89,6 +90,14 @@ async def test_a_bench_that_is_stopped_leaves_nothing_behind_either(site: Site, 
         process.send_signal(number)
         assert await process.wait() == 130
     await nothing_is_left(site, template)
+
+
+async def test_a_role_that_may_make_no_database_is_told_so(site: Site, template: str) -> None:
+    await sql(template, "CREATE ROLE bench_stranger LOGIN")
+    dsn = site.databases["local"].dsn.replace("//damad@", "//bench_stranger@")
+    done = await site.damad("bench", "--only", "queue", DAMAD_PG_ENV_LOCAL_DSN=dsn)
+    assert done.code == 2 and len(done.err.strip().splitlines()) == 1
+    assert "may not make a database" in done.err
 
 
 async def test_a_line_that_does_not_exist_is_refused(site: Site) -> None:

@@ -23,13 +23,7 @@ async def scratch(beside: Database, pg_env: str, *, max_size: int) -> AsyncItera
     Raises ConfigError where the role may not make one, and Unavailable.
     """
     name = f"{_PREFIX}{uuid4().hex[:12]}"
-    try:
-        await _execute(beside, f"CREATE DATABASE {name}")
-    except asyncpg.InsufficientPrivilegeError:
-        raise ConfigError(
-            f"the role of pg_env {beside.pg_env} may not make a database to measure in; "
-            "ALTER ROLE … CREATEDB, or name another pg_env"
-        ) from None
+    await _execute(beside, f"CREATE DATABASE {name}")
     database = Database(
         pg_env, urlunsplit(urlsplit(beside.dsn)._replace(path=f"/{name}")), application_name="damad bench",
         max_size=max_size,
@@ -45,4 +39,10 @@ async def scratch(beside: Database, pg_env: str, *, max_size: int) -> AsyncItera
 async def _execute(database: Database, statement: str) -> None:
     async with database.connection() as connection:
         with translated():
-            await connection.execute(statement)
+            try:
+                await connection.execute(statement)
+            except asyncpg.InsufficientPrivilegeError:
+                raise ConfigError(
+                    f"the role of pg_env {database.pg_env} may not make a database to measure in; "
+                    "ALTER ROLE … CREATEDB, or name another pg_env"
+                ) from None

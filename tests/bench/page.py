@@ -15,6 +15,14 @@ Written by `make bench` out of one run of `damad bench --json`; the peers by `ma
 on shared machines, so each is taken beside its yardstick, one right after the other, and what counts is the **ratio**:
 the median of several runs, and in brackets from where to where it spread. Real Postgres, real daemons, real
 processes; always with the whole event log behind it.
+
+`damad bench` does the same on your machine and your Postgres, in scratch databases that it removes again; it loads both
+as hard as it can for some minutes. With `--json` it prints one document: `version`, `began`, `seconds`, `runs`,
+`machine`, `postgres`, `sizes` and `lines`. A line has `key`, `title`, `unit`, `better` (`more` or `less`), `goal`,
+`damad` (`median`, `least`, `most` and the `samples`), `wanted` (of damad's own figure), `compared` (for each
+`yardstick` its `figure`, the `ratio` to it, run by run, and the ratio that is `wanted`), and `met`: true, false, or
+null where the goal is not judged, be it `short` (what was measured was too small), `absent` (damad cannot do it yet) or
+`failed` (it could not be measured; then the exit code is 1).
 """
 _COLUMNS: Final = ("what", "damad", "yardstick", "damad / yardstick", "goal", "")
 
