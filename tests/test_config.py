@@ -381,6 +381,11 @@ def test_workers_get_the_environment_without_damads_variables_and_credentials() 
     assert config.child_environment({**kept, **dropped}) == kept
 
 
+def test_a_damad_that_a_file_tells_all_is_told_nothing_by_the_environment() -> None:
+    environ = {"PATH": "/bin", "PGPASSWORD": "secret", "DAMAD_POLL_INTERVAL": "1s", "DAMAD_PG_ENV_OTHER_DSN": "x"}
+    assert config.own_environment(environ) == {"PATH": "/bin", "PGPASSWORD": "secret"}
+
+
 def test_the_configuration_is_never_changed() -> None:
     with pytest.raises(AttributeError):
         loaded().port = 1  # type: ignore[misc]

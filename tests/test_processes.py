@@ -181,3 +181,26 @@ def test_a_holder_names_the_process_to_its_own_host_only() -> None:
 @pytest.mark.parametrize("holder", ["", "host-a", "host-a/boot", "host-a/boot/x/1", "host-a/boot/1/", "test"])
 def test_a_holder_that_names_no_process_is_none(holder: str) -> None:
     assert processes.from_holder(holder, "host-a") is None
+
+
+def test_a_process_knows_its_parent_while_both_live(child: "subprocess.Popen[bytes]") -> None:
+    process = identified(child.pid)
+    assert processes.parent(process) == processes.myself()
+    child.kill()
+    ended(process)
+    child.wait()
+    assert processes.parent(process) is None
+
+
+def test_a_mark_is_inherited_by_whatever_a_process_starts() -> None:
+    script = "sleep 1000 & echo $!; wait"
+    environment = {**os.environ, "A_MARK": "of this test"}
+    with subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        both = {shell.pid, int(shell.stdout.readline())}
+        marked = processes.marked("A_MARK", "of this test")
+        assert {process.pid for process in marked} == both
+        assert processes.marked("A_MARK", "of this") == []
+        for process in marked:
+            processes.send(process, signal.SIGKILL)
+            ended(process)
