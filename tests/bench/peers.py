@@ -1,6 +1,7 @@
 """Has the peers measure themselves, where their bench lies beside the checkout, on a Postgres that damad gets too."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from damad.eventstore import embedded
 BESIDE: Final = Path(os.environ.get("PEERS_RUN") or Path(__file__).parents[3] / "shared/bench/peers/run")
 """What runs their benches. PEERS_RUN names another place."""
 _PATIENCE: Final = 1800
+_FIGURES: Final = re.compile(r"(/s|latency).* [0-9.]+$")
+"""A line that holds a figure, among what else they say."""
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def measured(script: Path, dsn: str, names: list[str]) -> dict[str, Any]:
         [str(script), *names], stdout=subprocess.PIPE, text=True, check=False, timeout=_PATIENCE,
         env={**os.environ, "PEERS_PG": dsn, "PATH": path},
     )  # fmt: skip
-    lines = [line.replace(dsn, "…") for line in done.stdout.splitlines()]
+    lines = [line for line in done.stdout.splitlines() if _FIGURES.search(line)]
     print(*lines, sep="\n", file=sys.stderr)
     return {"began": began, "lines": lines}
 
