@@ -10,8 +10,9 @@ BOUNDS: Final = {
         " hand at the same time are not grouped into one statement yet."
     ),
     "queue.one": (
-        "One round trip and one commit a task; the rest is the row trigger, which runs a few statements of "
-        "its own for each :INITIAL."
+        "Of 0.97 ms a task on a quiet machine, 0.24 ms are the functions of the schema (`track_functions`: half of it "
+        "the row trigger), 0.4 ms Python (processor time), 0.06 ms the round trip with which the pool resets a "
+        "connection at its release, and the rest the round trip and the commit, which take a plain insert 0.45 ms."
     ),
     "queue.many": (
         "`queue_tasks` (schema/210) inserts row by row, and each row fires the trigger; a set-based statement"
