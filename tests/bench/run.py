@@ -8,6 +8,7 @@ they are shown here, and no page is written.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -46,6 +47,8 @@ def main(words: list[str]) -> int:
             )
             environment["DAMAD_PG_ENV_LOCAL_DSN"] = f"{dsn}/postgres"
         command = [sys.executable, "-P", "-m", "damad", "bench", "--json", "--state-dir", state, *options]
+        # A Ctrl-C is for the bench too, which removes what it made: it is waited for, and not killed.
+        signal.signal(signal.SIGINT, lambda *_: None)
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=state, env=environment, check=False)
     if not done.stdout:
         return done.returncode
