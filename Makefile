@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# of `make bench`: lines and options of damad bench, and the power of ten of the events in the largest log
+OPTIONS = $(BENCH) $(if $(GROWTH),--growth $(GROWTH))
+
 .PHONY: help install demo test faults mutants bench bench-peers check docs wheel clean
 .DEFAULT_GOAL := help
 
@@ -31,11 +34,11 @@ faults: $(READY) ## Everything breaks that can, and what must hold holds; writes
 mutants: $(READY) ## Each guard is taken away once, and the test that stands for it must go red (minutes)
 	@$(BIN)/python tests/mutants/run.py
 
-bench: $(READY) ## How fast damad is beside what this machine can do, a few minutes; writes docs/performance.md (BENCH=options)
-	@$(BIN)/python tests/bench/run.py -- $(BENCH)
+bench: $(READY) ## How fast damad is beside what this machine can do, some ten minutes; writes docs/performance.md (BENCH="drain --quick", GROWTH=7)
+	@$(BIN)/python tests/bench/run.py -- $(OPTIONS)
 
 bench-peers: $(READY) ## The same, and before it the peers on the same Postgres, where their bench lies beside the checkout
-	@$(BIN)/python tests/bench/run.py --peers $(PEERS) -- $(BENCH)
+	@$(BIN)/python tests/bench/run.py --peers $(PEERS) -- $(OPTIONS)
 
 check: $(READY) ## Style, types, layers, docs
 	@$(BIN)/ruff check .

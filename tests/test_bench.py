@@ -17,6 +17,7 @@ from daemon_support import Site, site_of, until
 from damad.bench import figures
 from damad.bench.figures import Document
 from damad.bench.goals import GOALS
+from damad.bench.ground import Sizes
 
 PATIENCE = 600.0
 """Seconds for a whole bench in its smallest size, however busy the machine is."""
@@ -30,26 +31,25 @@ async def site(template: str, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 @pytest_asyncio.fixture(scope="module")
 async def said(site: Site) -> Any:
-    done = await site.damad("bench", "--quick", "--json", patience=PATIENCE)
+    done = await site.damad("bench", "--smallest", "--json", patience=PATIENCE)
     assert done.code == 0, done.out + done.err
     return done.json
 
 
-def test_a_bench_measures_every_line_and_says_which_damad_cannot_do_yet(said: Any) -> None:
+def test_a_bench_measures_every_line(said: Any) -> None:
     lines = {line["key"]: line for line in said["lines"]}
     assert list(lines) == [goal.key for goal in GOALS]
     for goal in GOALS:
         line = lines[goal.key]
         assert (line["title"], line["unit"], line["goal"]) == (goal.title, goal.unit, goal.goal)
-        assert line["absent"] == goal.absent and line["failed"] is None
-        assert (line["damad"] is None) is (goal.absent is not None)
+        assert line["failed"] is None and line["damad"] is not None
 
 
 def test_each_figure_stands_beside_its_yardsticks_with_the_ratio_and_its_spread(said: Any) -> None:
     lines = {line["key"]: line for line in said["lines"]}
     for goal in GOALS:
         compared = {each["yardstick"]: each for each in lines[goal.key]["compared"]}
-        assert list(compared) == ([] if goal.absent else [against.yardstick for against in goal.against])
+        assert list(compared) == [against.yardstick for against in goal.against]
         for each in compared.values():
             assert each["figure"]["median"] > 0
             assert each["ratio"]["least"] <= each["ratio"]["median"] <= each["ratio"]["most"]
@@ -63,8 +63,29 @@ def test_a_bench_says_what_it_ran_on(said: Any) -> None:
 
 def test_a_goal_is_not_judged_by_a_bench_that_is_too_small_for_it(said: Any) -> None:
     lines = {line["key"]: line for line in said["lines"]}
-    assert lines["growth.append"]["short"] == "measured with 200 events, not 10,000,000"
+    assert lines["growth.append"]["short"] == "measured with 100 events, not 10,000,000"
     assert lines["growth.append"]["met"] is None
+
+
+def test_a_goal_is_not_judged_by_what_is_measured_in_its_place(said: Any) -> None:
+    instead = {goal.key: goal.instead for goal in GOALS if goal.instead is not None}
+    for line in said["lines"]:
+        if line["key"] in instead:
+            assert line["short"] == instead[line["key"]] and line["met"] is None
+
+
+def test_what_changes_as_the_log_grows_is_measured_in_each_size_beside_a_new_one(said: Any) -> None:
+    assert [curve["key"] for curve in said["curves"]] == ["growth.append", "growth.queue", "growth.drain"]
+    lines = {line["key"]: line for line in said["lines"]}
+    for curve in said["curves"]:
+        assert [point["events"] for point in curve["points"]] == [100]
+        assert curve["points"][-1]["damad"] == lines[curve["key"]]["damad"]
+
+
+def test_growth_is_looked_for_from_ten_thousand_events_on() -> None:
+    assert Sizes().grown == (10_000, 100_000, 1_000_000)
+    assert Sizes(growth=7).events == 10_000_000
+    assert Sizes(growth=2).grown == (100,)
 
 
 @pytest.mark.usefixtures("said")
@@ -83,7 +104,7 @@ async def nothing_is_left(site: Site, template: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_bench_that_is_stopped_leaves_nothing_behind_either(site: Site, template: str, number: int) -> None:
-    async with site.command("bench", "--only", "waiting") as process, asyncio.timeout(PATIENCE):
+    async with site.command("bench", "waiting") as process, asyncio.timeout(PATIENCE):
         assert process.stderr is not None
         await process.stderr.readline()
         await until(lambda: any("sleep.py" in line or "runner.parent" in line for line in site.processes().values()))
@@ -95,14 +116,19 @@ async def test_a_bench_that_is_stopped_leaves_nothing_behind_either(site: Site, 
 async def test_a_role_that_may_make_no_database_is_told_so(site: Site, template: str) -> None:
     await sql(template, "CREATE ROLE bench_stranger LOGIN")
     dsn = site.databases["local"].dsn.replace("//damad@", "//bench_stranger@")
-    done = await site.damad("bench", "--only", "queue", DAMAD_PG_ENV_LOCAL_DSN=dsn)
+    done = await site.damad("bench", "queue", DAMAD_PG_ENV_LOCAL_DSN=dsn)
     assert done.code == 2 and len(done.err.strip().splitlines()) == 1
     assert "may not make a database" in done.err
 
 
 async def test_a_line_that_does_not_exist_is_refused(site: Site) -> None:
-    done = await site.damad("bench", "--only", "nonsense")
+    done = await site.damad("bench", "nonsense")
     assert done.code == 2 and "no line begins with 'nonsense'" in done.err
+
+
+async def test_a_log_of_more_events_than_anybody_waits_for_is_refused(site: Site) -> None:
+    done = await site.damad("bench", "--growth", "9")
+    assert done.code == 2 and "--growth is a number from 1 to 8" in done.err
 
 
 def test_percentiles_are_samples_that_were_measured() -> None:

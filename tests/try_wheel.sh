@@ -26,5 +26,5 @@ read -r line <"$away/ready" || { cat "$away/serve.log"; exit 1; }
 echo "$line"
 test "$("$damad" queue hello.py --payload '{"name": "wheel"}' --wait)" = '{"greeting":"hello wheel"}'
 "$damad" verify
-"$damad" bench --quick --only queue.one start.process 2>/dev/null
+"$damad" bench --smallest queue.one start.process 2>/dev/null
 echo 'the wheel works'

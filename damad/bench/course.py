@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -12,8 +12,8 @@ import msgspec
 
 from damad import __version__
 from damad.bench import draining, figures, growing, queueing, resting, streaming
-from damad.bench.figures import Comparison, Document, Line
-from damad.bench.goals import GOALS, Goal
+from damad.bench.figures import Comparison, Curve, Document, Line, Point
+from damad.bench.goals import GOALS, SMALL, Goal
 from damad.bench.ground import Ground, Sizes, ground
 from damad.bench.yardsticks import YARDSTICKS, Measure
 from damad.errors import DamadError
@@ -23,19 +23,24 @@ PARTS: Final[tuple[tuple[tuple[str, ...], Measure], ...]] = (
     (("append.http",), queueing.append_http),
     (("queue.one",), queueing.queue_one),
     (("queue.many",), queueing.queue_many),
+    (("http.one", "http.many"), queueing.queue_http),
     (("drain.daemon",), draining.drain_daemon),
     (("drain.process",), draining.drain_process),
     (("start.daemon.p50", "start.daemon.p99"), draining.start_daemon),
     (("start.process.p50", "start.process.p99"), draining.start_process),
     (("stream.p50", "stream.p99"), streaming.stream),
     (("growth.append", "growth.queue", "growth.drain"), growing.growth),
-    (("verify", "rebuild", "verify.memory", "rebuild.memory"), growing.reading),
-    (("idle.memory", "idle.cpu", "idle.queries"), resting.idle),
+    (("verify", "rebuild"), growing.reading),
+    (("verify.memory", "rebuild.memory"), growing.reading_memory),
+    (("idle.memory", "idle.whole", "idle.cpu", "idle.queries"), resting.idle),
     (("waiting.memory",), resting.waiting),
     (("adopt",), resting.adopt),
     (("slot.p99",), draining.slots),
+    (("feed.p50", "feed.p99"), streaming.feed),
 )
 """Each part: the lines that it measures, and how."""
+_ONCE: Final = frozenset({growing.reading_memory})
+"""What takes long, and does not vary."""
 
 _BY_KEY: Final = {goal.key: goal for goal in GOALS}
 
@@ -59,6 +64,8 @@ async def run(
         postgres = dict((await beside.fetch("bench_server"))[0])
         for number in range(sizes.runs):
             for keys, part in parts:
+                if number and part in _ONCE:
+                    continue
                 say(f"run {number + 1} of {sizes.runs}: {_BY_KEY[keys[0]].title}")
                 await _take(here, keys, part, number, taken)
     wanted = {key for keys, _ in parts for key in keys}
@@ -70,7 +77,8 @@ async def run(
         machine=_machine(),
         postgres=postgres,
         sizes=msgspec.to_builtins(sizes),
-        lines=tuple(_line(goal, taken, sizes) for goal in GOALS if goal.key in wanted or (goal.absent and not only)),
+        lines=tuple(_line(goal, taken, sizes) for goal in GOALS if goal.key in wanted),
+        curves=tuple(_curves(taken, sizes)),
     )
 
 
@@ -99,9 +107,9 @@ async def _take(
 def _line(goal: Goal, taken: Taken, sizes: Sizes) -> Line:
     line = Line(
         key=goal.key, title=goal.title, unit=goal.unit, better=goal.better, goal=goal.goal, wanted=goal.wanted,
-        absent=goal.absent, failed=taken.failures.get(goal.key),
+        failed=taken.failures.get(goal.key),
     )  # fmt: skip
-    if line.absent or line.failed:
+    if line.failed:
         return line
     samples = taken.samples[goal.key]
     ours = [sample[goal.key] for sample in samples]
@@ -119,7 +127,9 @@ def _line(goal: Goal, taken: Taken, sizes: Sizes) -> Line:
 
 
 def _short(goal: Goal, sizes: Sizes) -> str | None:
-    """What was too small for the goal to be judged, or None."""
+    """Why the goal is not judged by what was measured, or None."""
+    if goal.instead is not None:
+        return goal.instead
     for name, wanted in goal.at.items():
         if (had := getattr(sizes, name)) < wanted:
             return f"measured with {had:,} {name.replace('_', ' ')}, not {wanted:,}"
@@ -132,6 +142,18 @@ def _compared(ours: Sequence[float], theirs: Sequence[float], goal: Goal, agains
         yardstick=against.yardstick, figure=figures.figure(theirs), ratio=ratio, wanted=against.wanted,
         met=figures.is_met(ratio.median, against.wanted, goal.better),
     )  # fmt: skip
+
+
+def _curves(taken: Taken, sizes: Sizes) -> Iterator[Curve]:
+    for key in growing.CURVES:
+        if (samples := taken.samples.get(key)) and key not in taken.failures:
+            yield Curve(key=key, points=tuple(_point(f"{key}@{events}", events, samples) for events in sizes.grown))
+
+
+def _point(name: str, events: int, samples: Sequence[Mapping[str, float]]) -> Point:
+    ours = [sample[name] for sample in samples]
+    ratio = figures.ratio(ours, [sample[f"{name}/{SMALL}"] for sample in samples])
+    return Point(events=events, damad=figures.figure(ours), ratio=ratio)
 
 
 def _machine() -> dict[str, Any]:

@@ -10,6 +10,9 @@ from damad.bench.ground import IN_DAEMON, IN_PROCESS, Ground, MeasuringFailed, S
 from damad.bench.queueing import queue
 
 _MOST_AT_ONCE: Final = 20_000
+_FEWEST: Final = 20
+_LONGEST: Final = 3
+"""Times the seconds of a rate: until then tasks are started one after another, as many as are wanted or fit in."""
 _PAUSE: Final = 0.2
 """Seconds between looks whether all is drained: the look must not be what is measured."""
 
@@ -28,50 +31,52 @@ async def long_enough(ground: Ground, name: str, queue_name: str, *, first: int)
     """Tasks a second of so many that draining them takes its time. How many that is, it remembers for the next run."""
     site, key, seconds = await ground.site(name), f"{name} {queue_name}", ground.sizes.seconds
     while True:
-        count = ground.remembered.setdefault(key, max(2, math.ceil(first * min(1.0, seconds))))
+        count: int = ground.remembered.setdefault(key, max(2, math.ceil(first * min(1.0, seconds))))
         await queue(site, count, queue_name)
-        done, took = await drained(site, count)
+        _, took = await drained(site, count)
         if took >= seconds or count >= _MOST_AT_ONCE:
-            return done / took
+            return count / took
         ground.remembered[key] = min(_MOST_AT_ONCE, math.ceil(count * min(8.0, 1.5 * seconds / took)))
 
 
 async def drained(site: Site, count: int) -> tuple[int, float]:
-    """Has a daemon run what is queued until so many tasks are done. How many it did, and in how many seconds of
-    Postgres' clock from the first claim to the last :FINAL: what it needs to start and to stop is not counted.
+    """Has a daemon run what is queued until so many tasks are done. How many it did until it stopped, and how many
+    seconds of Postgres' clock passed from the first claim to the :FINAL of the last of those that were asked for: what
+    it needs to start and to stop is not counted.
 
     Raises MeasuringFailed where a task failed.
     """
     last = await site.last_event()
 
     async def are_done() -> bool:
-        row = (await site.database.fetch("bench_drained", last))[0]
+        row = (await site.database.fetch("bench_drained", last, count))[0]
         if row["errors"]:
             raise MeasuringFailed(f"{row['errors']} tasks failed")
         return int(row["done"]) >= count
 
     async with site.daemon():
         await until(are_done, f"{count} tasks were not drained", pause=_PAUSE)
-    row = (await site.database.fetch("bench_drained", last))[0]
+    row = (await site.database.fetch("bench_drained", last, count))[0]
     return row["done"], row["seconds"]
 
 
 async def start_daemon(ground: Ground) -> dict[str, float]:
     """Milliseconds from before a task is queued until its `main` runs, in the daemon, with nothing else to do."""
-    return await _start(ground, IN_DAEMON, ground.sizes.started_in_daemon, "start.daemon")
+    return await _start(ground, IN_DAEMON, "start.daemon")
 
 
 async def start_process(ground: Ground) -> dict[str, float]:
     """The same in a process of its own."""
-    return await _start(ground, IN_PROCESS, ground.sizes.started_in_process, "start.process")
+    return await _start(ground, IN_PROCESS, "start.process")
 
 
-async def _start(ground: Ground, queue_name: str, count: int, key: str) -> dict[str, float]:
-    site = await ground.site("start")
+async def _start(ground: Ground, queue_name: str, key: str) -> dict[str, float]:
+    site, count = await ground.site("start"), ground.sizes.started
+    fewest, end = min(_FEWEST, count), monotonic() + _LONGEST * ground.sizes.seconds
     waits: list[float] = []
     async with site.daemon():
         with site.here():
-            for _ in range(count):
+            while len(waits) < fewest or (len(waits) < count and monotonic() < end):
                 id_ = await tasks.queue("began.py", {"at": monotonic()}, queue=queue_name)
                 waits.append((await events.final(id_, timeout=60))["payload"]["waited"] * 1000)
     return {f"{key}.p50": percentile(waits, 50), f"{key}.p99": percentile(waits, 99)}

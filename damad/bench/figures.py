@@ -33,8 +33,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the goals. `met` is None where nothing was wanted that was measured here.
 
-    absent: why damad cannot do it yet · failed: why it could not be measured. Then there is no figure.
-    short: what was too small for the goal to be judged.
+    failed: why it could not be measured; then there is no figure.
+    short: why the goal is not judged by what was measured.
     """
 
     key: str
@@ -46,9 +46,23 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     compared: tuple[Comparison, ...] = ()
     wanted: float | None = None
     met: bool | None = None
-    absent: str | None = None
     failed: str | None = None
     short: str | None = None
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure in a log of so many events, and its ratio to the same in one that was just made."""
+
+    events: int
+    damad: Figure
+    ratio: Figure
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """How a line's figure goes as the log grows."""
+
+    key: str
+    points: tuple[Point, ...]
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +76,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     postgres: dict[str, Any]
     sizes: dict[str, Any]
     lines: tuple[Line, ...]
+    curves: tuple[Curve, ...]
 
 
 def figure(samples: Sequence[float]) -> Figure:

@@ -18,7 +18,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """A line. `wanted`: of damad's own figure, where the goal is no ratio. `peers`: who is measured by their own bench.
 
     at: the sizes (ground.py) at which it is judged; a smaller bench shows the figure and says nothing of the goal.
-    absent: why damad cannot do it yet; such a line is listed and not measured.
+    instead: what is measured in its place, where damad cannot do yet what the goal asks; then it is not judged either.
     """
 
     key: str
@@ -30,7 +30,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     against: tuple[Against, ...] = ()
     peers: tuple[Against, ...] = ()
     at: dict[str, int] = {}
-    absent: str | None = None
+    instead: str | None = None
 
 
 ONE, SIXTEEN, BATCHES = "sequential inserts", "inserts on 16 connections", "inserts in batches of 100"
@@ -39,21 +39,33 @@ FORK, FORK_LOOP, SPAWN = "fork and exit", "fork with an event loop", "spawned Py
 HEARD_P50, HEARD_P99 = "insert and NOTIFY, heard p50", "insert and NOTIFY, heard p99"
 SPAWN_MS: Final = "spawned Python with damad's imports, one"
 READING: Final = "reading every event"
-SMALL: Final = "damad with a small log"
-IMPORTED_RSS: Final = "a process that imported the daemon"
+SMALL, TENTH = "damad with a small log", "damad with a tenth of the log"
+PYTHON_RSS, LIBRARIES_RSS, IMPORTED_RSS = "Python alone", "with its libraries", "with the daemon imported"
+"""The parts of a daemon's memory, each with what stands before it."""
 BARE_PSS: Final = "a process with damad's imports"
 
+_SHOWN: Final = "none of its own"
 _FLAT: Final = "within 10 % with 10,000,000 events and 1,000,000 queued tasks"
+_TREE: Final = "measured on the stream of a tree: the feed over all contexts has no route yet"
 _GROWN: Final = {"events": 10_000_000}
+_MESSAGE_DB: Final = 3 * 3_800 / 13_700
+"""message-db's bench is not among the peers': on the machine where the goals were set, `write_message` made 3,800 a
+second on 16 connections, which plain inserts made 13,700."""
 
 GOALS: Final = (
     Goal(key="append.http", title="durable appends over HTTP, 32 connections",
-         goal="≥ 0.7 × aiohttp's empty answer; ≥ 3 × message-db",
-         against=(Against(EMPTY, 0.7), Against(SIXTEEN))),
-    Goal(key="queue.one", title="tasks queued one after another", goal="≥ 1.6 × pgqueuer's single",
+         goal="≥ 0.7 × aiohttp's empty answer; ≥ 3 × message-db (0.28 of the inserts)",
+         against=(Against(EMPTY, 0.7), Against(SIXTEEN, _MESSAGE_DB))),
+    Goal(key="queue.one", title="tasks queued one after another, by the library as the peers'",
+         goal="≥ 1.6 × pgqueuer's single",
          against=(Against(ONE),), peers=(Against("pgqueuer single enqueue/s", 1.6),)),
-    Goal(key="queue.many", title="tasks queued in bulk, 1,000 at a time", goal="≥ 1.5 × graphile-worker's batch",
+    Goal(key="queue.many", title="tasks queued in bulk, 1,000 at a time, by the library as the peers'",
+         goal="≥ 1.5 × graphile-worker's batch",
          against=(Against(BATCHES),), peers=(Against("graphile batch enqueue/s", 1.5),)),
+    Goal(key="http.one", title="tasks queued one after another, over HTTP on one connection", goal=_SHOWN,
+         against=(Against(ONE),)),
+    Goal(key="http.many", title="tasks queued in bulk, 1,000 at a time, over HTTP on one connection", goal=_SHOWN,
+         against=(Against(BATCHES),)),
     Goal(key="drain.daemon", title="tasks drained in the daemon, 50 at a time", goal="≥ 1.5 × pgqueuer",
          against=(Against(SIXTEEN),), peers=(Against("pgqueuer drain/s", 1.5),)),
     Goal(key="drain.process", title="tasks drained, each in a process of its own, 4 at a time",
@@ -85,11 +97,13 @@ GOALS: Final = (
     Goal(key="rebuild", title="events rebuilt from", goal="≥ 300,000 /s", wanted=300_000.0,
          against=(Against(READING),), at={"events": 10_000}),
     Goal(key="verify.memory", title="peak memory of verify, in a grown log", unit="MB", better=LESS,
-         goal="flat", against=(Against(SMALL, 1.1),), at={"events": 1_000_000}),
+         goal="flat", against=(Against(TENTH, 1.1),), at={"events": 1_000_000}),
     Goal(key="rebuild.memory", title="peak memory of rebuild, in a grown log", unit="MB", better=LESS,
-         goal="flat", against=(Against(SMALL, 1.1),), at={"events": 1_000_000}),
+         goal="flat", against=(Against(TENTH, 1.1),), at={"events": 1_000_000}),
     Goal(key="idle.memory", title="an idle daemon's memory (RSS)", unit="MB", better=LESS, goal="≤ 70 MB",
-         wanted=70.0, against=(Against(IMPORTED_RSS),)),
+         wanted=70.0, against=(Against(PYTHON_RSS), Against(LIBRARIES_RSS), Against(IMPORTED_RSS))),
+    Goal(key="idle.whole", title="an idle daemon with every process that it keeps (PSS)", unit="MB", better=LESS,
+         goal=_SHOWN),
     Goal(key="idle.cpu", title="an idle daemon's share of a core", unit="%", better=LESS, goal="≤ 0.5 %", wanted=0.5),
     Goal(key="idle.queries", title="an idle daemon's transactions in Postgres", unit="/min", better=LESS,
          goal="nothing but the backstop poll and the listener's ping"),
@@ -100,11 +114,8 @@ GOALS: Final = (
          against=(Against(SPAWN_MS),), at={"open_contexts": 10_000, "adopted": 8}),
     Goal(key="slot.p99", title="a slot that is free while something could run in it, p99", unit="ms", better=LESS,
          goal="≤ 100 ms", wanted=100.0),
-    Goal(key="feed", title="commit → every SSE reader of the feed, 16 writers overlapping, p99", unit="ms",
-         better=LESS, goal="≤ 100 ms", wanted=100.0,
-         absent="the feed over all contexts has no route yet; it is read in process only"),
-    Goal(key="forked", title="a task's process is forked from one that has imported everything", unit="ms",
-         better=LESS, goal="1 to 2 ms in place of a start of Python",
-         absent="there is no fork server yet: each task's process is spawned, and drain.process and start.process "
-                "say what that costs"),
+    Goal(key="feed.p50", title="commit → every SSE reader, 16 writers overlapping, p50", unit="ms", better=LESS,
+         goal=_SHOWN, against=(Against(HEARD_P50),), instead=_TREE),
+    Goal(key="feed.p99", title="commit → every SSE reader, 16 writers overlapping, p99", unit="ms", better=LESS,
+         goal="≤ 100 ms", wanted=100.0, against=(Against(HEARD_P99),), instead=_TREE),
 )  # fmt: skip

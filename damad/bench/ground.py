@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from time import monotonic
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from damad.eventstore.scratch import scratch
 from damad.eventstore.store import EventStore
 
 PG_ENV: Final = "damad_bench"
-IN_DAEMON, IN_PROCESS = "in_daemon", "in_process"
-"""The queues: 50 tasks at a time in the daemon, 4 at a time in processes of their own."""
+IN_DAEMON, IN_PROCESS, PARKED = "in_daemon", "in_process", "parked"
+"""The queues: 50 tasks at a time in the daemon, 4 at a time in processes of their own, and one that nobody runs."""
 _PATIENCE: Final = 120.0
 """Seconds until something that should have happened counts as failed: nothing that is measured takes as long."""
 _MARK: Final = "BENCH_SITE"
@@ -34,7 +34,7 @@ _WORKERS: Final = {
     "nothing.py": "async def main():\n    return {}\n",
     "began.py": "import time\n\n\nasync def main(initial_event):\n"
                 "    return {'waited': time.monotonic() - initial_event['payload']['at']}\n",
-    "nap.py": "import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0.05)\n    return {}\n",
+    "nap.py": "import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0.02)\n    return {}\n",
     "sleep.py": "import asyncio\n\n\nasync def main():\n    await asyncio.sleep(3600)\n",
 }  # fmt: skip
 _CONFIGURATION: Final = """\
@@ -48,6 +48,8 @@ run_in = "daemon"
 concurrency = 4
 [queue.crowd]
 concurrency = 8
+[queue.parked]
+concurrency = 0
 """
 
 
@@ -56,26 +58,39 @@ class MeasuringFailed(DamadError):
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is measured. `runs`: how often each line · `seconds`: how long a rate is measured · `events`: in the
-    grown log, with a tenth as many tasks queued."""
+    """How much is measured. `runs`: how often each line · `seconds`: how long a rate is measured · `growth`: the power
+    of ten of the events in the grown log, with a tenth as many tasks queued."""
 
-    runs: int = 3
+    runs: int = 5
     seconds: float = 1.0
-    started_in_daemon: int = 100
-    started_in_process: int = 20
+    started: int = 100
     naps: int = 40
     subscribers: int = 500
-    appends_seen: int = 100
-    events: int = 50_000
+    appends_seen: int = 200
+    readers: int = 16
+    growth: int = 6
     open_contexts: int = 10_000
     adopted: int = 8
     waiting: int = 3
-    idle_seconds: float = 6.0
+    idle_seconds: float = 10.0
+
+    @property
+    def events(self) -> int:
+        """The events of the grown log."""
+        return self.grown[-1]
+
+    @property
+    def grown(self) -> tuple[int, ...]:
+        """The events of each of the logs among which growth is looked for, the largest last."""
+        return tuple(10**power for power in range(min(_LEAST_GROWTH, self.growth), self.growth + 1))
 
 
-QUICK: Final = Sizes(
-    runs=1, seconds=0.05, started_in_daemon=3, started_in_process=2, naps=6, subscribers=10, appends_seen=5,
-    events=200, open_contexts=20, adopted=2, waiting=1, idle_seconds=0.3,
+_LEAST_GROWTH: Final = 4
+QUICK: Final = Sizes(runs=3, seconds=0.3, started=30, naps=20, appends_seen=50, growth=4, idle_seconds=6.0)
+"""For who works on a line and wants to see it: what varies is seen to vary."""
+SMALLEST: Final = Sizes(
+    runs=1, seconds=0.05, started=2, naps=6, subscribers=10, appends_seen=5, readers=2, growth=2, open_contexts=20,
+    adopted=2, waiting=1, idle_seconds=0.3,
 )  # fmt: skip
 """As little as shows that every line can be measured. Its figures say nothing."""
 
@@ -157,6 +172,10 @@ class Site:
         host, _, port = line.split()[3].removeprefix("http://").rpartition(":")
         return Daemon(process.pid, host, int(port), (self.state_dir / "token").read_text().strip(), began)
 
+    def living(self) -> list[processes.Process]:
+        """What runs of this site, of whomever it descends."""
+        return processes.marked(_MARK, str(self.folder))
+
     async def last_event(self) -> int:
         """Where the log ends now."""
         return int((await self.database.fetch("bench_last_event"))[0]["event_id"])
@@ -171,7 +190,7 @@ class Site:
         """Kills what still runs of this site, also what is only just being started, until nothing does."""
 
         def nobody_is_left() -> bool:
-            left = processes.marked(_MARK, str(self.folder))
+            left = self.living()
             for process in left:
                 processes.send(process, signal.SIGKILL)
             return not left
@@ -186,17 +205,24 @@ class Ground:
         self.sizes = sizes
         self.folder = folder
         self.remembered: dict[str, Any] = {}
-        self._beside, self._stack = beside, stack
+        self.beside, self._stack = beside, stack
         self._sites: dict[str, Site] = {}
 
     async def site(self, name: str) -> Site:
         """The site of that name."""
         if name not in self._sites:
-            database = await self._stack.enter_async_context(scratch(self._beside, PG_ENV, max_size=_CONNECTIONS))
-            (self.folder / name).mkdir(mode=0o700)
-            self._sites[name] = Site(self.folder / name, database)
-            self._stack.push_async_callback(self._sites[name].run_out)
+            self._sites[name] = await self._stack.enter_async_context(self.fresh())
         return self._sites[name]
+
+    @asynccontextmanager
+    async def fresh(self) -> AsyncIterator[Site]:
+        """A site of whose log nothing is there yet, and that is removed again at once."""
+        async with scratch(self.beside, PG_ENV, max_size=_CONNECTIONS) as database:
+            site = Site(Path(mkdtemp(prefix="site-", dir=self.folder)), database)
+            try:
+                yield site
+            finally:
+                await site.run_out()
 
 
 @asynccontextmanager

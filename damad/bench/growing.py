@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final
 
@@ -16,30 +17,49 @@ from damad.eventstore.rebuild import rebuild
 from damad.eventstore.verify import verify
 
 _EVENTS_EACH: Final = 100
-_DRAINED: Final = 200
+_DRAINED: Final = 800
+_BACKLOG: Final = 1000
+"""Tasks that are queued in a small log too: no slot is free for want of them."""
 _PREFETCH: Final = 5000
+_READ: Final = 100_000
+"""Events that are enough to say how fast they are read."""
+
+
+CURVES: Final = ("growth.append", "growth.queue", "growth.drain")
 
 
 async def growth(ground: Ground) -> dict[str, float]:
-    """Rates in a grown log, beside the same in one that was just made."""
-    small, grown = await _small(ground), await _grown(ground)
-    seconds = ground.sizes.seconds
+    """Rates in grown logs, each beside the same in one that was just made: before and after, so that a machine that
+    becomes slower meanwhile is slower for both."""
     found: dict[str, float] = {}
-    for name, site in ((f"/{goals.SMALL}", small), ("", grown)):
-        found[f"growth.append{name}"] = await appended_one_by_one(site, seconds)
-        found[f"growth.queue{name}"] = await queued_one_by_one(site, seconds)
-        count = max(2, int(_DRAINED * min(1.0, seconds)))
-        await queue(site, count, IN_DAEMON, priority=1)
-        done, took = await drained(site, count)
-        found[f"growth.drain{name}"] = done / took
-        if site is grown:
-            await queue(site, done - count, IN_DAEMON)  # the queue is as long again as it was
+    for events in ground.sizes.grown:
+        grown = await _grown(ground, events)
+        async with ground.fresh() as small:
+            await queue(small, _BACKLOG, IN_DAEMON)
+            for key, measure in zip(CURVES, _MEASURED, strict=True):
+                rates = [await measure(site, ground.sizes.seconds / 4) for site in (small, grown, grown, small)]
+                found[key] = found[f"{key}@{events}"] = (rates[1] + rates[2]) / 2
+                found[f"{key}/{goals.SMALL}"] = found[f"{key}@{events}/{goals.SMALL}"] = (rates[0] + rates[3]) / 2
     return found
 
 
+async def _drained(site: Site, seconds: float) -> float:
+    """Tasks a second that are drained first, while others are queued."""
+    count = max(2, int(_DRAINED * min(1.0, seconds)))
+    await queue(site, count, IN_DAEMON, priority=1)
+    done, took = await drained(site, count)
+    await queue(site, done - count, IN_DAEMON)  # the queue is as long again as it was
+    return count / took
+
+
+_MEASURED: Final[tuple[Callable[[Site, float], Awaitable[float]], ...]] = (
+    appended_one_by_one, queued_one_by_one, _drained,
+)  # fmt: skip
+
+
 async def reading(ground: Ground) -> dict[str, float]:
-    """Events a second that verify and rebuild fold, beside reading them only; and both commands' peak memory."""
-    small, grown = await _small(ground), await _grown(ground)
+    """Events a second that verify and rebuild fold, beside reading them only."""
+    grown = await _grown(ground, max(events for events in ground.sizes.grown if events <= _READ))
     began = perf_counter()
     report = await verify(grown.database)
     found = {"verify": report.events / (perf_counter() - began)}
@@ -47,11 +67,16 @@ async def reading(ground: Ground) -> dict[str, float]:
         raise MeasuringFailed(f"verify found {len(report.mismatches)} mismatches: {report.mismatches[0]}")
     began = perf_counter()
     rebuilt = await rebuild(grown.database)
-    found["rebuild"] = rebuilt.events / (perf_counter() - began)
-    found[goals.READING] = await _read(grown)
+    return found | {"rebuild": rebuilt.events / (perf_counter() - began), goals.READING: await _read(grown)}
+
+
+async def reading_memory(ground: Ground) -> dict[str, float]:
+    """The peak memory of verify and rebuild in the largest log, beside what it is in the one that is a tenth of it."""
+    tenth, grown = [await _grown(ground, events) for events in (ground.sizes.grown * 2)[-2:]]
+    found = {}
     for command in ("verify", "rebuild"):
         found[f"{command}.memory"] = await _peak(grown, command)
-        found[f"{command}.memory/{goals.SMALL}"] = await _peak(small, command)
+        found[f"{command}.memory/{goals.TENTH}"] = await _peak(tenth, command)
     return found
 
 
@@ -75,16 +100,13 @@ async def _peak(site: Site, command: str) -> float:
     return float(done.stdout)
 
 
-async def _small(ground: Ground) -> Site:
-    return await ground.site("small")
-
-
-async def _grown(ground: Ground) -> Site:
-    """A site whose log holds what was asked for, through damad's own functions: the daemon's queue is full too."""
-    site, events = await ground.site("grown"), ground.sizes.events
-    if "grown" not in ground.remembered:
+async def _grown(ground: Ground, events: int) -> Site:
+    """A site whose log holds so many events, through damad's own functions: the daemon's queue is full too."""
+    site, name = await ground.site(f"grown {events}"), f"grown {events}"
+    if name not in ground.remembered:
         await queue(site, events // 10, IN_DAEMON)
         await opened_many(site, events * 9 // 10 // _EVENTS_EACH + 1, events_each=_EVENTS_EACH)
-        await site.database.fetch("bench_analyze")
-        ground.remembered["grown"] = True
+        async with site.database.connection() as connection:  # as long as it takes
+            await connection.execute(query("bench_vacuum"))
+        ground.remembered[name] = True
     return site

@@ -14,7 +14,9 @@ from damad.bench.ground import Daemon, MeasuringFailed
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _PATIENCE: Final = 30.0
-"""Seconds until each connection has been answered once."""
+"""Seconds until each connection has been answered once, and after what is measured once more."""
+_LOOK: Final = 0.01
+"""Seconds between looks whether one was."""
 
 
 class _Load:
@@ -22,6 +24,7 @@ class _Load:
 
     def __init__(self, connections: int) -> None:
         self.answered = 0
+        self.latest = 0.0
         self.going = True
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.warm = asyncio.Event()
@@ -30,6 +33,7 @@ class _Load:
     def count(self) -> None:
         """One more answer. Once there are as many as connections, everything has been used for the first time."""
         self.answered += 1
+        self.latest = perf_counter()
         if self.answered == self._connections:
             self.warm.set()
 
@@ -74,7 +78,8 @@ class _Asker(asyncio.Protocol):
 
 
 async def rate(host: str, port: int, requests: Sequence[bytes], seconds: float) -> float:
-    """Answers a second, each of the requests asked again and again on a connection of its own.
+    """Answers a second, each of the requests asked again and again on a connection of its own: from the answer with
+    which all have been answered once to the last one, so that slow ones are counted as exactly as fast ones.
 
     Raises MeasuringFailed for any answer but success, TimeoutError where none comes.
     """
@@ -83,11 +88,13 @@ async def rate(host: str, port: int, requests: Sequence[bytes], seconds: float) 
     try:
         for request in requests:
             transports.append((await loop.create_connection(partial(_Asker, load, request), host, port))[0])
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_PATIENCE + seconds):
             await _first(load.warm.wait(), load.ended)
-        before, began = load.answered, perf_counter()
-        await _first(asyncio.sleep(seconds), load.ended)
-        return (load.answered - before) / (perf_counter() - began)
+            before, began = load.answered, load.latest
+            await _first(asyncio.sleep(seconds), load.ended)
+            while load.answered == before:
+                await _first(asyncio.sleep(_LOOK), load.ended)
+        return (load.answered - before) / (load.latest - began)
     finally:
         load.going = False
         for transport in transports:

@@ -1,19 +1,26 @@
 """How fast is appended and queued: over HTTP from many connections, one after another, in bulk."""
 
-from typing import Final
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final
 from uuid import uuid4
 
 import orjson
 
 from damad import events, tasks
 from damad.bench import load
-from damad.bench.ground import PG_ENV, Ground, MeasuringFailed, Site
+from damad.bench.ground import PARKED, PG_ENV, Ground, MeasuringFailed, Site
 from damad.bench.yardsticks import PAYLOAD, repeated
-from damad.eventstore.store import Append, NewTask
+from damad.eventstore.store import NewTask
 from damad.model.event import Event
 
 CONNECTIONS: Final = 32
 BATCH: Final = 1000
+_LANES: Final = 4
+"""How many at once fill a log that is only to be full."""
+_FILLED: Final = 50
+"""Contexts whose events are written in one statement."""
 
 
 async def append_http(ground: Ground) -> dict[str, float]:
@@ -40,13 +47,27 @@ async def queue_many(ground: Ground) -> dict[str, float]:
     """Tasks queued a second, many in a statement."""
     site = await ground.site("queue")
     with site.here():
-        return {"queue.many": BATCH * await repeated(lambda: queue(site, BATCH, "bulk"), ground.sizes.seconds)}
+        return {"queue.many": BATCH * await repeated(lambda: queue(site, BATCH, PARKED), ground.sizes.seconds)}
+
+
+async def queue_http(ground: Ground) -> dict[str, float]:
+    """Tasks queued a second by one connection to the daemon: one after another, and many in a request."""
+    site, seconds = await ground.site("queue"), ground.sizes.seconds
+    asked = {"worker": "nothing.py", "payload": PAYLOAD, "queue": PARKED}
+    path = f"/v1/{PG_ENV}/tasks"
+    async with site.daemon() as daemon:
+        one = load.request(daemon, "POST", path, orjson.dumps(asked))
+        many = load.request(daemon, "POST", path, orjson.dumps([asked] * BATCH))
+        return {
+            "http.one": await load.rate(daemon.host, daemon.port, [one], seconds),
+            "http.many": BATCH * await load.rate(daemon.host, daemon.port, [many], seconds),
+        }
 
 
 async def queued_one_by_one(site: Site, seconds: float) -> float:
-    """Tasks queued a second on this site, in a queue that no daemon of it is asked to run."""
+    """Tasks queued a second on this site, which no daemon of it runs."""
     with site.here():
-        return await repeated(lambda: tasks.queue("nothing.py", PAYLOAD, queue="single"), seconds)
+        return await repeated(lambda: tasks.queue("nothing.py", PAYLOAD, queue=PARKED), seconds)
 
 
 async def appended_one_by_one(site: Site, seconds: float) -> float:
@@ -58,10 +79,15 @@ async def appended_one_by_one(site: Site, seconds: float) -> float:
 
 async def queue(site: Site, count: int, queue_name: str, worker: str = "nothing.py", **settings: object) -> list[int]:
     """Queues so many tasks at once. Their ids."""
-    asked = [tasks.request(worker, PAYLOAD, queue=queue_name, **settings) for _ in range(count)]
+    asked = tasks.request(worker, PAYLOAD, queue=queue_name, **settings)
+    ids: list[int] = []
+
+    async def batch(size: int) -> None:
+        ids.extend(queued.etl_context_id for queued in await tasks.queue_many([asked] * size))
+
     with site.here():
-        batches = [asked[at : at + BATCH] for at in range(0, count, BATCH)]
-        return [queued.etl_context_id for batch in batches for queued in await tasks.queue_many(batch)]
+        await _in_lanes(partial(batch, min(BATCH, count - at)) for at in range(0, count, BATCH))
+    return ids
 
 
 async def opened(site: Site) -> int:
@@ -74,13 +100,22 @@ async def opened(site: Site) -> int:
 
 async def opened_many(site: Site, count: int, *, events_each: int = 1) -> None:
     """Makes open contexts that are no tasks, with so many events each, many in a statement."""
-    for at in range(0, count, BATCH):
-        new = [NewTask(initial=Event(type=":INITIAL", event_uuid=uuid4())) for _ in range(min(BATCH, count - at))]
+
+    async def batch(size: int) -> None:
+        new = [NewTask(initial=Event(type=":INITIAL", event_uuid=uuid4())) for _ in range(size)]
         ids = [queued.etl_context_id for queued in await site.store.queue(new)]
-        updates = [
-            Append(etl_context_id=id_, event=Event(type=":UPDATE", payload=PAYLOAD, event_uuid=uuid4()))
-            for id_ in ids
-            for _ in range(events_each - 1)
-        ]
-        for first in range(0, len(updates), BATCH):
-            await site.store.append(updates[first : first + BATCH])
+        for at in range(0, len(ids), _FILLED) if events_each > 1 else ():
+            await site.database.fetch("bench_fill", ids[at : at + _FILLED], events_each - 1, PAYLOAD)
+
+    await _in_lanes(partial(batch, min(BATCH, count - at)) for at in range(0, count, BATCH))
+
+
+async def _in_lanes(acts: Iterable[Callable[[], Awaitable[Any]]]) -> None:
+    """Does all of them, a few at a time."""
+    left = iter(acts)
+
+    async def lane() -> None:
+        for act in left:
+            await act()
+
+    await asyncio.gather(*(lane() for _ in range(_LANES)))

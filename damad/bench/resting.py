@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from time import monotonic
 from typing import Final
+from urllib.parse import urlsplit
 
 from damad import config, events, processes, tasks
 from damad.bench import goals
@@ -14,6 +15,8 @@ from damad.bench.queueing import opened_many, queue
 
 _SETTLING: Final = 1.0
 _IMPORTS: Final = {
+    goals.PYTHON_RSS: "",
+    goals.LIBRARIES_RSS: "import asyncio, ssl, aiohttp.web, aiohttp_sse, asyncpg, msgspec, orjson, uvloop",
     goals.IMPORTED_RSS: "import damad.daemon",
     goals.BARE_PSS: "import asyncio, asyncpg, orjson, msgspec",
 }
@@ -25,25 +28,26 @@ async def idle(ground: Ground) -> dict[str, float]:
     site, seconds = await ground.site("idle"), ground.sizes.idle_seconds
     async with site.daemon() as daemon:
         await asyncio.sleep(min(_SETTLING, seconds))
-        busy, transactions, began = _busy(daemon.pid), await _transactions(site), monotonic()
+        busy, transactions, began = _busy(daemon.pid), await _transactions(ground, site), monotonic()
         await asyncio.sleep(seconds)
         busy, passed = _busy(daemon.pid) - busy, monotonic() - began
-        transactions = await _transactions(site) - transactions - 1  # the one that asked
-        memory = _memory(daemon.pid, "VmRSS")
-    bare = await _of_python(goals.IMPORTED_RSS)
+        transactions = await _transactions(ground, site) - transactions
+        memory, whole = _memory(daemon.pid), sum(_proportional(process.pid) for process in site.living())
+    parts = (goals.PYTHON_RSS, goals.LIBRARIES_RSS, goals.IMPORTED_RSS)
     return {
-        "idle.memory": memory, "idle.cpu": 100 * busy / passed, "idle.queries": max(0, transactions) * 60 / passed,
-        goals.IMPORTED_RSS: bare,
+        "idle.memory": memory, "idle.whole": whole, "idle.cpu": 100 * busy / passed,
+        "idle.queries": transactions * 60 / passed,
+        **{part: await _of_python(part) for part in parts},
     }  # fmt: skip
 
 
 async def waiting(ground: Ground) -> dict[str, float]:
-    """Memory of a detached worker that waits, together with what watches it."""
+    """Memory of a detached worker that waits, with all that is there only because it is."""
     site = await ground.site("waiting")
     async with site.daemon():
+        before = site.living()
         workers = await _sleeping(site, ground.sizes.waiting)
-        watchers = [watcher for worker in workers if (watcher := processes.parent(worker)) is not None]
-        total = sum(_proportional(process.pid) for process in [*workers, *watchers])
+        total = sum(_proportional(process.pid) for process in site.living() if process not in before)
         await _cancelled(site)
     return {"waiting.memory": total / len(workers), goals.BARE_PSS: await _of_python(goals.BARE_PSS)}
 
@@ -90,20 +94,22 @@ async def _cancelled(site: Site) -> None:
             await asyncio.wait_for(events.ended(id_), 60)
 
 
-async def _transactions(site: Site) -> float:
-    return float((await site.database.fetch("bench_commits"))[0]["transactions"])
+async def _transactions(ground: Ground, site: Site) -> float:
+    """Those of a site so far, asked from another database: what asks is not counted."""
+    name = urlsplit(site.database.dsn).path.removeprefix("/")
+    return float((await ground.beside.fetch("bench_commits", name))[0]["transactions"])
 
 
 async def _of_python(which: str) -> float:
     """The memory of a Python that has imported something and waits, in MB: resident, or its share."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-c", f"{_IMPORTS[which]}; print(flush=True); input()", stdin=subprocess.PIPE,
+        sys.executable, "-P", "-c", f"{_IMPORTS[which]}\nprint(flush=True); input()", stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, env=config.own_environment(),
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     try:
         await process.stdout.readline()
-        return _proportional(process.pid) if which == goals.BARE_PSS else _memory(process.pid, "VmRSS")
+        return _proportional(process.pid) if which == goals.BARE_PSS else _memory(process.pid)
     finally:
         process.stdin.write(b"\n")
         await process.wait()
@@ -115,8 +121,9 @@ def _busy(pid: int) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def _memory(pid: int, field: str) -> float:
-    return _megabytes(Path(f"/proc/{pid}/status"), field)
+def _memory(pid: int) -> float:
+    """Memory in MB that is resident, shared or not (RSS)."""
+    return _megabytes(Path(f"/proc/{pid}/status"), "VmRSS")
 
 
 def _proportional(pid: int) -> float:

@@ -64,7 +64,7 @@ async def heard(ground: Ground) -> tuple[float, float]:
             await listener.add_listener("damad_bench", lambda *_: arrived.put_nowait(None))
             statement = await connection.prepare(query("bench_insert_and_notify"))
             waits = []
-            for _ in range(min(_HEARD, ground.sizes.started_in_daemon)):
+            for _ in range(min(_HEARD, ground.sizes.started)):
                 began = perf_counter()
                 await statement.fetch("")
                 await arrived.get()

@@ -113,7 +113,7 @@ def bench(document: Any) -> None:
     table = _table("line", "damad", "yardstick", "ratio (least–most)", "goal", "")
     for line in document.lines:
         first, *others = [_compared(each) for each in line.compared] or [("", "")]
-        table.add_row(f"{line.title} ({line.key})", _figure(line), *first, line.goal, _verdict(line))
+        table.add_row(line.key, _figure(line), *first, line.goal, _verdict(line))
         for other in others:
             table.add_row("", "", *other, "", "")
     _print(table)
@@ -133,8 +133,8 @@ def _compared(each: Any) -> tuple[str, str]:
 
 
 def _verdict(line: Any) -> Text:
-    if line.failed or line.absent:
-        return Text(line.failed, style="red") if line.failed else Text(f"not yet: {line.absent}", style="dim")
+    if line.failed:
+        return Text(line.failed, style="red")
     if line.short:
         return Text(line.short, style="dim")
     return {True: Text("met", style="green"), False: Text("missed", style="red"), None: Text("")}[line.met]

@@ -1,12 +1,13 @@
 """docs/performance.md, written out of the documents of a bench: `make bench`, `make bench-peers`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from notes import BOUNDS
 
 from damad.bench import goals
-from damad.bench.figures import Comparison, Document, Figure, Line
+from damad.bench.figures import Comparison, Curve, Document, Figure, Line
+from damad.bench.ground import Sizes
 
 HEAD: Final = """\
 # Performance
@@ -21,16 +22,18 @@ as hard as it can for some minutes. With `--json` it prints one document: `versi
 `machine`, `postgres`, `sizes` and `lines`. A line has `key`, `title`, `unit`, `better` (`more` or `less`), `goal`,
 `damad` (`median`, `least`, `most` and the `samples`), `wanted` (of damad's own figure), `compared` (for each
 `yardstick` its `figure`, the `ratio` to it, run by run, and the ratio that is `wanted`), and `met`: true, false, or
-null where the goal is not judged, be it `short` (what was measured was too small), `absent` (damad cannot do it yet) or
-`failed` (it could not be measured; then the exit code is 1).
+null where the goal is not judged, be it `short` (why what was measured does not say) or `failed` (it could not be
+measured; then the exit code is 1). `curves` has the `points` of what is drawn below.
+
+`damad bench queue.one drain` measures only the lines that begin so, and with `--quick` each in some seconds.
 """
 _COLUMNS: Final = ("what", "damad", "yardstick", "damad / yardstick", "goal", "")
 
 
 def page(document: Document, peers: Any = None) -> str:
     """The whole page. `peers`: what peers.py measured, where it was."""
-    parts = [HEAD, _ran_on(document), "## The goals\n", *_table(document.lines, peers), "", *_missed(document, peers)]
-    parts += _absent(document.lines)
+    parts = [HEAD, _ran_on(document), "## The goals\n", *_table(document.lines, peers), "", *_growth(document.curves)]
+    parts += _missed(document, peers)
     return "\n".join([*parts, *_peers(peers)]).rstrip() + "\n"
 
 
@@ -42,11 +45,11 @@ def _ran_on(document: Document) -> str:
         f"Python {machine['python']}.",
         f"Postgres {postgres['version']}, "
         + ", ".join(f"`{name}` {postgres[name]}" for name in ("fsync", "synchronous_commit", "full_page_writes")) + ".",
-        f"The grown log held {sizes['events']:,} events, a tenth as many tasks queued.",
+        f"The largest log held {10 ** sizes['growth']:,} events, a tenth as many tasks queued.",
     ]  # fmt: skip
-    if sizes["seconds"] < 0.5:
-        facts.append("**A try in the smallest size: these figures say nothing.**")
-    elif machine["load"][0] > machine["cores"]:
+    if sizes["seconds"] < Sizes().seconds:
+        facts.append("**A quick run, each line measured shortly: rough figures.**")
+    if machine["load"][0] > machine["cores"]:
         facts.append("**The machine was busy with other things: ratios hold better than figures here.**")
     return "\n".join(facts) + "\n"
 
@@ -54,8 +57,6 @@ def _ran_on(document: Document) -> str:
 def _table(lines: Sequence[Line], peers: Any) -> list[str]:
     rows = [_row(_COLUMNS), _row("---" for _ in _COLUMNS)]
     for line in lines:
-        if line.absent:
-            continue
         compared = [_compared(each) for each in line.compared] + _beside_peers(line, peers)
         names, ratios = "<br>".join(name for name, _ in compared), "<br>".join(ratio for _, ratio in compared)
         ours = "" if line.damad is None else f"{_spread(line.damad)} {line.unit}"
@@ -103,21 +104,30 @@ def _verdict(line: Line, peers: Any) -> str:
 
 
 def _missed(document: Document, peers: Any) -> list[str]:
-    missed = [line for line in document.lines if not line.absent and not line.short and met(line, peers) is False]
+    missed = [line for line in document.lines if not line.short and met(line, peers) is False]
     if not missed:
         return []
     notes = [f"- `{line.key}`, {line.title}: {BOUNDS.get(line.key, 'not looked into yet.')}" for line in missed]
     return ["## What bounds the goals that are missed\n", *notes, ""]
 
 
-def _absent(lines: Sequence[Line]) -> list[str]:
-    absent = [f"- `{line.key}`, {line.title} (goal: {line.goal}): {line.absent}." for line in lines if line.absent]
-    return ["## Not there yet, and so not measured\n", *absent, ""] if absent else []
+def _growth(curves: Sequence[Curve]) -> Iterator[str]:
+    if not curves:
+        return
+    yield "## Growth\n"
+    yield "Each figure divided by the same in a log that was just made. The band is within 10 %, a bar the spread.\n"
+    yield "![The figures in a grown log, divided by the same in a small one](growth.svg)\n"
+    yield _row(("events", *(f"`{curve.key}`" for curve in curves)))
+    yield _row("---" for _ in (None, *curves))
+    for points in zip(*(curve.points for curve in curves), strict=True):
+        cells = (f"{number(point.damad.median)} /s, × {_spread(point.ratio)}" for point in points)
+        yield _row((f"{points[0].events:,}", *cells))
+    yield ""
 
 
 def _peers(peers: Any) -> list[str]:
     if not peers:
-        return ["## The peers\n", "Not measured on this machine: `make bench-peers` does it."]
+        return ["## The peers\n", "Not measured in the same minutes, and so not shown: `make bench-peers` does both."]
     lines = [f"Measured {peers['began']} on one Postgres with damad, as their own benches print it:\n", "```"]
     return ["## The peers\n", *lines, *peers["lines"], "```"]
 

@@ -2,9 +2,9 @@
 
     python tests/bench/run.py [--peers [NAME …]] [-- options of damad bench]
 
-With --peers the peers are measured first, on the same Postgres, in the same minutes. What was measured lies in
-build/bench/; a page without peers of its own shows those that were measured last. Where only some lines are asked for,
-they are shown here, and no page is written.
+With --peers the peers are measured first, on the same Postgres, in the same minutes; figures of theirs that are older
+would say nothing beside damad's. What was measured lies in build/bench/. Where only some lines are asked for, they are
+shown here, and no page is written.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 from page import page
 from peers import BESIDE, measured, postgres
+from plot import plot
 
 from damad import config
 from damad.bench.figures import Document
@@ -28,48 +29,51 @@ from damad.cli import render
 ROOT: Final = Path(__file__).parents[2]
 KEPT: Final = ROOT / "build/bench"
 PAGE: Final = ROOT / "docs/performance.md"
+PLOT: Final = ROOT / "docs/growth.svg"
 
 
 def main(words: list[str]) -> int:
     """Measures, and writes the page. The exit code of `damad bench`."""
     ours, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    if "--peers" in ours and not BESIDE.exists():
+        print(f"there are no peers: {BESIDE} does not exist", file=sys.stderr)
+        return 2
     KEPT.mkdir(parents=True, exist_ok=True)
-    environment = config.own_environment()
     with ExitStack() as stack:
-        state = stack.enter_context(TemporaryDirectory(prefix="state-", dir=KEPT))
+        dsn, peers = None, None
         if "--peers" in ours:
-            if not BESIDE.exists():
-                print(f"there are no peers: {BESIDE} does not exist", file=sys.stderr)
-                return 2
             dsn = stack.enter_context(postgres())
-            _keep(
-                "peers.json", json.dumps(measured(BESIDE, dsn, [word for word in ours if word != "--peers"])).encode()
-            )
-            environment["DAMAD_PG_ENV_LOCAL_DSN"] = f"{dsn}/postgres"
-        command = [sys.executable, "-P", "-m", "damad", "bench", "--json", "--state-dir", state, *options]
-        # A Ctrl-C is for the bench too, which removes what it made: it is waited for, and not killed.
-        signal.signal(signal.SIGINT, lambda *_: None)
-        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=state, env=environment, check=False)
-    if not done.stdout:
-        return done.returncode
-    document = msgspec.json.decode(done.stdout, type=Document)
-    if {line.key for line in document.lines} < {goal.key for goal in GOALS}:
-        _keep("some.json", done.stdout)
-        render.bench(document)
-    else:
-        _keep("damad.json", done.stdout)
-        PAGE.write_text(page(document, _kept_peers()))
-        print(f"written: {PAGE.relative_to(ROOT)}")
+            peers = measured(BESIDE, dsn, [word for word in ours if word != "--peers"])
+            _keep("peers.json", json.dumps(peers).encode())
+        done = _bench(options, dsn)
+    if done.stdout:
+        _show(msgspec.json.decode(done.stdout, type=Document), done.stdout, peers)
     return done.returncode
+
+
+def _bench(options: list[str], dsn: str | None) -> "subprocess.CompletedProcess[bytes]":
+    """Runs damad's own, on the embedded Postgres or on the server of that DSN."""
+    environment = config.own_environment() | ({"DAMAD_PG_ENV_LOCAL_DSN": f"{dsn}/postgres"} if dsn else {})
+    # A Ctrl-C is for the bench too, which removes what it made: it is waited for, and not killed.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with TemporaryDirectory(prefix="state-", dir=KEPT) as state:
+        command = [sys.executable, "-P", "-m", "damad", "bench", "--json", "--state-dir", state, *options]
+        return subprocess.run(command, stdout=subprocess.PIPE, cwd=state, env=environment, check=False)
+
+
+def _show(document: Document, said: bytes, peers: Any) -> None:
+    if {line.key for line in document.lines} < {goal.key for goal in GOALS}:
+        _keep("some.json", said)
+        render.bench(document)
+        return
+    _keep("damad.json", said)
+    PAGE.write_text(page(document, peers))
+    PLOT.write_text(plot(document.curves, {goal.key: goal.title.split(",")[0] for goal in GOALS}))
+    print(f"written: {PAGE.relative_to(ROOT)}, {PLOT.relative_to(ROOT)}")
 
 
 def _keep(name: str, content: bytes) -> None:
     (KEPT / name).write_bytes(content)
-
-
-def _kept_peers() -> Any:
-    path = KEPT / "peers.json"
-    return json.loads(path.read_bytes()) if path.exists() else None
 
 
 if __name__ == "__main__":
