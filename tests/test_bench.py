@@ -17,7 +17,7 @@ from daemon_support import Site, site_of, until
 from damad.bench import figures
 from damad.bench.figures import Document
 from damad.bench.goals import GOALS
-from damad.bench.ground import Sizes
+from damad.bench.sizes import Sizes
 
 PATIENCE = 600.0
 """Seconds for a whole bench in its smallest size, however busy the machine is."""

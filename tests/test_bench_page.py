@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from damad.bench.figures import Comparison, Curve, Document, Line, Point, figure
-from damad.bench.ground import Sizes
+from damad.bench.sizes import Sizes
 
 PEERS = {"began": "today", "lines": ["pgqueuer single enqueue/s 1000", "pgqueuer single other 7"]}
 LINE = Line(

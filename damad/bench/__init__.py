@@ -2,6 +2,7 @@
 
     goals.py    the table: what is measured, in which unit, and what is wanted of it
     course.py   the parts in turn, several times, each beside its yardsticks → a Document (figures.py)
+    sizes.py    how much of each
     ground.py   what they stand on: scratch databases, state folders, daemons, removed again at the end
 
 Absolute figures drift on shared machines. So damad's figure and its yardstick are taken one right after the other,

@@ -14,7 +14,8 @@ from damad import __version__
 from damad.bench import draining, figures, growing, queueing, resting, streaming
 from damad.bench.figures import Comparison, Curve, Document, Line, Point
 from damad.bench.goals import GOALS, SMALL, Goal
-from damad.bench.ground import Ground, Sizes, ground
+from damad.bench.ground import Ground, ground
+from damad.bench.sizes import Sizes
 from damad.bench.yardsticks import YARDSTICKS, Measure
 from damad.errors import DamadError
 from damad.eventstore.pools import Database

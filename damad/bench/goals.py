@@ -17,7 +17,7 @@ class Against(msgspec.Struct, frozen=True):
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """A line. `wanted`: of damad's own figure, where the goal is no ratio. `peers`: who is measured by their own bench.
 
-    at: the sizes (ground.py) at which it is judged; a smaller bench shows the figure and says nothing of the goal.
+    at: the sizes (sizes.py) at which it is judged; a smaller bench shows the figure and says nothing of the goal.
     instead: what is measured in its place, where damad cannot do yet what the goal asks; then it is not judged either.
     """
 

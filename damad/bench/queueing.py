@@ -19,8 +19,8 @@ CONNECTIONS: Final = 32
 BATCH: Final = 1000
 _LANES: Final = 4
 """How many at once fill a log that is only to be full."""
-_FILLED: Final = 50
-"""Contexts whose events are written in one statement."""
+_FILLED: Final = 5000
+"""Events that are written in one statement."""
 
 
 async def append_http(ground: Ground) -> dict[str, float]:
@@ -104,8 +104,9 @@ async def opened_many(site: Site, count: int, *, events_each: int = 1) -> None:
     async def batch(size: int) -> None:
         new = [NewTask(initial=Event(type=":INITIAL", event_uuid=uuid4())) for _ in range(size)]
         ids = [queued.etl_context_id for queued in await site.store.queue(new)]
-        for at in range(0, len(ids), _FILLED) if events_each > 1 else ():
-            await site.database.fetch("bench_fill", ids[at : at + _FILLED], events_each - 1, PAYLOAD)
+        step = max(1, _FILLED // events_each)
+        for at in range(0, len(ids), step) if events_each > 1 else ():
+            await site.database.fetch("bench_fill", ids[at : at + step], events_each - 1, PAYLOAD)
 
     await _in_lanes(partial(batch, min(BATCH, count - at)) for at in range(0, count, BATCH))
 

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from damad.cli.options import Json, Where
 
 if TYPE_CHECKING:
-    from damad.bench.ground import Sizes
+    from damad.bench.sizes import Sizes
 
 _MOST: Final = {"runs": 1000, "growth": 8}
 
@@ -50,7 +50,7 @@ def bench(
 def _sizes(runs: int | None, growth: int | None, quick: bool, smallest: bool) -> "Sizes":
     import msgspec
 
-    from damad.bench.ground import QUICK, SMALLEST, Sizes
+    from damad.bench.sizes import QUICK, SMALLEST, Sizes
     from damad.errors import InvalidInput
 
     given = {name: number for name, number in (("runs", runs), ("growth", growth)) if number is not None}

@@ -49,7 +49,9 @@ BOUNDS: Final = {
         "which decodes and does nothing else, says how much of it is reading."
     ),
     "rebuild": "As verify; and each slice of contexts is locked before it is read.",
-    "verify.memory": "A slice of 1,000 contexts is held at once, however many events they have.",
+    "verify.memory": (
+        "A slice of 1,000 contexts is held, however many events they have, and the one before it until it is read."
+    ),
     "rebuild.memory": "As verify.memory.",
     "idle.memory": "The imports: aiohttp, asyncpg, uvloop and the rest are most of it, as the yardstick shows.",
     "idle.cpu": "The backstop poll and the listener's ping.",

@@ -7,7 +7,7 @@ from notes import BOUNDS
 
 from damad.bench import goals
 from damad.bench.figures import Comparison, Curve, Document, Figure, Line
-from damad.bench.ground import Sizes
+from damad.bench.sizes import Sizes
 
 HEAD: Final = """\
 # Performance
