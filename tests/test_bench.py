@@ -107,7 +107,7 @@ async def test_a_bench_that_is_stopped_leaves_nothing_behind_either(site: Site, 
     async with site.command("bench", "waiting") as process, asyncio.timeout(PATIENCE):
         assert process.stderr is not None
         await process.stderr.readline()
-        await until(lambda: any("sleep.py" in line or "runner.parent" in line for line in site.processes().values()))
+        await until(lambda: any("runner.forkserver" in line for line in site.processes().values()))
         process.send_signal(number)
         assert await process.wait() == 130
     await nothing_is_left(site, template)

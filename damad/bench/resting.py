@@ -24,9 +24,10 @@ _A_DAY: Final = "1d"
 
 
 async def idle(ground: Ground) -> dict[str, float]:
-    """Memory, processor time and transactions of a daemon that has nothing to do."""
+    """Memory, processor time and transactions of a daemon that has nothing to do any more."""
     site, seconds = await ground.site("idle"), ground.sizes.idle_seconds
     async with site.daemon() as daemon:
+        await _worked(site)
         await asyncio.sleep(min(_SETTLING, seconds))
         busy, transactions, began = _busy(daemon.pid), await _transactions(ground, site), monotonic()
         await asyncio.sleep(seconds)
@@ -45,9 +46,12 @@ async def waiting(ground: Ground) -> dict[str, float]:
     """Memory of a detached worker that waits, with all that is there only because it is."""
     site = await ground.site("waiting")
     async with site.daemon():
+        await _worked(site)
         before = site.living()
         workers = await _sleeping(site, ground.sizes.waiting)
-        total = sum(_proportional(process.pid) for process in site.living() if process not in before)
+        theirs = {*workers, *(watcher for worker in workers if (watcher := processes.parent(worker)) is not None)}
+        theirs.update(process for process in site.living() if process not in before)
+        total = sum(_proportional(process.pid) for process in theirs)
         await _cancelled(site)
     return {"waiting.memory": total / len(workers), goals.BARE_PSS: await _of_python(goals.BARE_PSS)}
 
@@ -70,6 +74,13 @@ async def adopt(ground: Ground) -> dict[str, float]:
             (claimed,) = await site.store.read(marker, types=["dama/task:CLAIMED"])
         await _cancelled(site)
     return {"adopt": (claimed.created_timestamp.timestamp() - began) * 1000}
+
+
+async def _worked(site: Site) -> None:
+    """Has the daemon run a task: what it starts for the first one, and keeps, is there."""
+    (id_,) = await queue(site, 1, IN_PROCESS)
+    with site.here():
+        await events.final(id_, timeout=60)
 
 
 async def _sleeping(site: Site, count: int, *, queue_name: str = IN_PROCESS) -> list[processes.Process]:

@@ -23,19 +23,16 @@ BOUNDS: Final = {
         "own for the lease, STARTED and :FINAL. Claims and ends are not grouped yet."
     ),
     "drain.process": (
-        "A Python is started for each runner, which imports damad and opens a connection of its own: the "
-        "bound is spawning, two processes a task. There is no fork server yet."
+        "The supervisor's rounds: each task is claimed, reported as started and ended by statements and commits of its "
+        "own. The fork itself is the least of it."
     ),
     "start.daemon.p50": (
         "NOTIFY, then the supervisor's look at the log, the claim, the lease and STARTED, each a round trip, "
         "the writing ones with a commit."
     ),
     "start.daemon.p99": "As p50, and a look that was under way when the task was queued has to end first.",
-    "start.process.p50": (
-        "The start of Python with damad's imports, twice (the runner's parent, which forks the worker), and a"
-        " new connection to Postgres."
-    ),
-    "start.process.p99": "As p50.",
+    "start.process.p50": "As in the daemon, and then the fork and the import of the worker's file.",
+    "start.process.p99": "The first task of a daemon also waits until its fork server has imported everything.",
     "stream.p50": "The append over HTTP with its commit, the NOTIFY, and one SELECT by the stream that hears it.",
     "stream.p99": "As p50; what else the daemon's one loop does at the time is waited for.",
     "growth.append": (
@@ -56,8 +53,8 @@ BOUNDS: Final = {
     "idle.memory": "The imports: aiohttp, asyncpg, uvloop and the rest are most of it, as the yardstick shows.",
     "idle.cpu": "The backstop poll and the listener's ping.",
     "waiting.memory": (
-        "Two Pythons a task, the worker's process and the parent that watches it, each with imports of its "
-        "own and sharing no more than what the fork left them."
+        "Two processes a task, the worker and the parent that watches it, forked from one that has imported "
+        "everything: what Python writes to as it counts references is shared no more."
     ),
     "adopt": "The start of Python with the daemon's imports is most of it, then the schema's check.",
     "feed.p99": (
