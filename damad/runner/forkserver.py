@@ -24,6 +24,8 @@ from damad import processes
 from damad.runner import child, line, parent
 
 _LONGEST_REQUEST: Final = 65_536
+_MOST_RUNS: Final = 1000
+"""After which a parent ends, for its garbage is not collected."""
 _LOOK_INTERVAL: Final = 1.0
 """Seconds between looks at the files that were imported."""
 
@@ -63,12 +65,17 @@ def _serve(end: socket.socket, request: dict[str, Any], sources: "Sources") -> i
     os.setsid()
     processes.name("damad parent")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    gc.disable()  # a parent makes little, and to look through it would copy what it shares
+    gc.disable()  # to look through what is there would copy what it shares
     server = parent.join_embedded(Path(request["state_dir"])) if request["embedded"] else None
-    while (order := _next(end)) is not None and not sources.changed() and _tell(end, line.Begun(order[0])):
+    for _ in range(_MOST_RUNS):
+        order = _next(end)
+        if order is None or sources.changed() or not _tell(end, line.Begun(order[0])):
+            break
         run, assignment = order
         parent.take_environment(assignment)
-        parent.supervise(assignment, child.Run(assignment, partial(line.WorkersEnd, end, run)))
+        prepared = child.Run(assignment, partial(line.WorkersEnd, end, run))
+        gc.freeze()  # the worker's process has nothing to look through but what it makes
+        parent.supervise(assignment, prepared)
         _tell(end, line.Over(run))
     if server is not None:
         server.leave()
