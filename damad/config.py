@@ -52,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout: float = 30.0
     log_limit: int = 64_000_000
     auto_migrate: bool = True
+    fork_server: bool = True
     pg_envs: dict[str, str] = {}
     queues: dict[str, Queue] = {}
 
@@ -67,6 +68,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
+_SWITCHES: Final = ("auto_migrate", "fork_server")
 _SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
 """Those that are one value and no table of names."""
 _CREDENTIALS: Final = frozenset({
@@ -220,7 +222,7 @@ def _converted(name: str, sourced: _Sourced) -> Any:
             value = units.size(value)
         elif name == "port":
             value = units.whole_number(value)
-        elif name == "auto_migrate":
+        elif name in _SWITCHES:
             value = units.yes_or_no(value)
         elif name == "worker_roots":
             value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")

@@ -76,8 +76,7 @@ async def _serve(settings: Config) -> None:
                     await refuse_twin(database, host)
         app = make_app(_contexts(databases, settings, host_id), settings=settings, token=token)
         addresses = await stack.enter_async_context(serve(app, doors))
-        runners = Runners(settings.state_dir, embedded=settings.embedded)
-        stack.push_async_callback(runners.close)
+        runners = await stack.enter_async_context(_runners(settings))
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(_supervise(database, settings, host, server, runners, migrated))
@@ -108,6 +107,18 @@ async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
         yield server
     finally:
         await asyncio.to_thread(server.leave)
+
+
+@asynccontextmanager
+async def _runners(settings: Config) -> AsyncIterator[Runners | None]:
+    if not settings.fork_server:
+        yield None
+        return
+    runners = Runners(settings.state_dir, embedded=settings.embedded)
+    try:
+        yield runners
+    finally:
+        await runners.close()
 
 
 @asynccontextmanager
@@ -143,7 +154,7 @@ async def _supervise(
     settings: Config,
     host: Host,
     server: EmbeddedPostgres | None,
-    runners: Runners,
+    runners: Runners | None,
     migrated: bool,
 ) -> None:
     async def revive() -> None:

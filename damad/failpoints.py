@@ -23,7 +23,8 @@ NAMES: Final = (
     "parent.recorded",  # it is on record who runs, the worker's process has not begun
     "parent.reaped",  # the worker's process is reaped, its exit is not on record
     "parent.exited",  # the exit is on record
-    "runner.leased",  # the lease is taken, STARTED is not appended
+    "supervisor.said",  # what a run said over its line is appended, the run does not know
+    "parent.said",  # STARTED is appended, the worker's process has not begun
     "runner.started",  # STARTED is appended, the worker is not loaded
     "runner.returned",  # main has returned, nothing is appended
     "runner.concluded",  # the outcome is appended, the process still lives

@@ -49,6 +49,7 @@ def test_with_nothing_configured_the_defaults_are_those_of_the_contract(folder: 
         body_timeout=30.0,
         log_limit=64_000_000,
         auto_migrate=True,
+        fork_server=True,
         pg_envs={},
         queues={},
     )
@@ -77,6 +78,7 @@ def test_each_layer_wins_over_those_below_it() -> None:
         ("log_limit", "1GB", 1_000_000_000),
         ("auto_migrate", "false", False),
         ("auto_migrate", "1", True),
+        ("fork_server", "false", False),
         ("state_dir", "/var/lib/x", Path("/var/lib/x")),
         ("worker_roots", "/a:/b", (Path("/a"), Path("/b"))),
     ],
@@ -196,6 +198,9 @@ def test_a_value_of_a_wrong_sort_in_a_file_names_its_setting(text: str) -> None:
         ('[pg_env.main]\ndsn_file = "a\\u0000b"', "dsn_file"),
         ("[pg_env.main]\ndsn = 7", "dsn"),
         ("[queue.gpu]\nrun_in = ['daemon']", "run_in"),
+        ("[queue.gpu]\npreload = 7", "preload"),
+        ("[queue.gpu]\npreload = ['os', 'no module']", "preload"),
+        ("[queue.gpu]\npreload = '-c'", "preload"),
         ("[queue.gpu]\nconcurrency = 2147483648", "concurrency"),
         ("[queue.gpu]\nstart_after = 2026-01-31T08:00:00Z", "start_after"),
     ],
@@ -341,9 +346,12 @@ def test_the_longest_setting_name_at_the_end_of_a_variable_wins() -> None:
         DAMAD_QUEUE_MY_LONG_NAME_RETRY_LIMIT="7",
         DAMAD_QUEUE_RUN_IN_RUN_IN="daemon",
         DAMAD_QUEUE_GPU_CONCURRENCY="2",
+        DAMAD_QUEUE_GPU_PRELOAD="numpy:os.path",
     )
     assert found.queues == {
-        "gpu": Queue(concurrency=2, defaults={"retry_delay_max": 600.0, "retry_delay": 1.0}),
+        "gpu": Queue(
+            concurrency=2, preload=("numpy", "os.path"), defaults={"retry_delay_max": 600.0, "retry_delay": 1.0}
+        ),
         "my_long_name": Queue(defaults={"retry_limit": 7}),
         "run_in": Queue(run_in="daemon"),
     }

@@ -127,6 +127,7 @@ def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None,
         records.write_processes(run, records.Processes(processes.myself(), worker))
     failpoints.hit("parent.recorded")
     code = prepared.begin(worker) if prepared is not None and worker is not None else None
+    failpoints.hit("parent.said")
     os.write(go_write, bytes([code]) if code else _BEGUN if prepared is not None and prepared.begun else _BEGIN)
     os.close(go_write)
     return pid

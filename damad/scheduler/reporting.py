@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from damad import failpoints
 from damad.errors import Conflict, DamadError
 from damad.eventstore import intents
 from damad.eventstore.store import Append, EventStore
@@ -45,6 +46,7 @@ class Reporter:
         except (DamadError, OSError) as error:  # the run tries by itself, and says what is wrong
             log.warning("what a run said was not appended here", etl_context_id=id_, reason=str(error))
             return line.Unsaid(said.run)
+        failpoints.hit("supervisor.said")
         if said.conclusion:
             self._conclude()
         return line.Said(said.run)

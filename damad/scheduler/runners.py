@@ -249,7 +249,11 @@ class _Line:
         reporting.add_done_callback(self._reports.discard)
 
     async def _answer(self, running: _Running, said: line.Say) -> None:
-        answer = await running.handler.say(said)
+        try:
+            answer = await running.handler.say(said)
+        except Exception:  # a fault here is no reason to keep a run waiting, which can say so itself
+            log.exception("what a run said could not be appended here")
+            answer = line.Unsaid(running.number)
         if running is self.running:
             with suppress(OSError):  # nobody waits for it any more
                 self._end.send(line.encode(answer))

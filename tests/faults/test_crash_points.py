@@ -49,17 +49,24 @@ def main(initial_event):
 )
 
 
+ALONE = [name for name in failpoints.NAMES if name.startswith(("parent.", "runner.")) or "launch" in name]
+"""The places that a process passes which no fork server has forked."""
+
+
 @pytest.mark.fault(
     fault="a process dies, fails or hangs between two durable effects",
     injected="`DAMAD_FAILPOINT` at each of its places: kill, raise, delay",
     invariants="I1 I2 I3 I4 I6 I8 I10 I12",
 )
 @pytest.mark.parametrize("action", ["kill", "raise", "delay"])
-@pytest.mark.parametrize("name", failpoints.NAMES)
-async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, action: str) -> None:
+@pytest.mark.parametrize(
+    ("forked", "name"), [("true", name) for name in failpoints.NAMES] + [("false", name) for name in ALONE]
+)
+async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, action: str, forked: str) -> None:
+    """forked: by a fork server, or each process by itself."""
     hit, clean = Daemon(site), Daemon(site)
     payload = {"folder": str(site.folder)}
-    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}")
+    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}", DAMAD_FORK_SERVER=forked)
     good, crashing, held = [
         await site.queue(site.worker(source), payload, retry_limit=50) for source in (GOOD, CRASHES_ONCE, HOLDS)
     ]
