@@ -92,7 +92,8 @@ class Supervisor:
         )
         self._slots: dict[Key, str] = {}
         self._settled: set[Key] = set()
-        self._looked_at = self._renewed_at = float("-inf")
+        self._looked_at: float | None = None
+        self._renewed_at = float("-inf")
 
     @asynccontextmanager
     async def looking_after(self, etl_context_id: int, *, descendants: bool = False) -> AsyncIterator[None]:
@@ -168,11 +169,11 @@ class Supervisor:
         """Does what is due. Returns the seconds until something will be."""
         over = [key for key, reporter in self._starter.reporters.items() if reporter.is_over]
         unsaid = [key for key in over if not self._settle(key)]
-        rest = self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
-        if rest <= 0 or unsaid or self._only is not None:
+        if self._only is not None or unsaid or self._looked_at is None:
             return await self.round()
         await self._fill()
-        return rest
+        rest = self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
+        return rest if rest > 0 else await self.round()
 
     def _settle(self, key: Key) -> bool:
         """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
