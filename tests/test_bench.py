@@ -11,8 +11,8 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
-from conftest import sql
 from daemon_support import Site, site_of, until
+from postgres_support import sql
 
 from damad.bench import figures
 from damad.bench.figures import Document

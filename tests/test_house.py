@@ -21,6 +21,18 @@ def test_no_file_has_more_than_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_support_that_fault_suites_share_is_not_taken_from_a_conftest() -> None:
+    """There are two of that name, and whichever is imported first is the one."""
+    imports = re.compile(r"^from conftest import", re.MULTILINE)
+    assert [named(path) for path in MODULES if imports.search(path.read_text())] == []
+
+
+def test_no_document_holds_what_a_merge_left_open() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "schema").rglob("*.sql")]
+    marks = ("<" * 7, ">" * 7)
+    assert [named(path) for path in documents if any(line.startswith(marks) for line in path.open())] == []
+
+
 @pytest.mark.parametrize("path", OURS, ids=named)
 def test_every_public_name_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
