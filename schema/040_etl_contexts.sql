@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS data_manager.etl_contexts (
   parent_context_id    bigint REFERENCES data_manager.etl_contexts (etl_context_id),
   source_id            bigint REFERENCES data_manager.sources (source_id),
   etl_task_id          text,
-  etl_status           text REFERENCES data_manager.etl_statuses (etl_status),
+  etl_status           text,
   initial_event_id     bigint,
   latest_event_id      bigint,
   version              bigint NOT NULL DEFAULT 0,

@@ -4,7 +4,7 @@
 -- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
 -- resumed: its next run goes on with the attempt it had, because a wait ended.
 CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
-  etl_context_id    bigint PRIMARY KEY REFERENCES data_manager.etl_contexts (etl_context_id),
+  etl_context_id    bigint PRIMARY KEY,
   worker            text NOT NULL,
   queue             text NOT NULL,
   priority          integer NOT NULL,

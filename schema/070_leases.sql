@@ -3,7 +3,7 @@
 -- holder: host/boot/pid/start time of the process, so that its death can be proved.
 -- waiting: the attempt waits for others and holds no slot of its queue meanwhile.
 CREATE TABLE IF NOT EXISTS data_manager.leases (
-  etl_context_id  bigint PRIMARY KEY REFERENCES data_manager.etl_contexts (etl_context_id),
+  etl_context_id  bigint PRIMARY KEY,
   fence           bigint NOT NULL,
   holder          text NOT NULL,
   until           timestamptz NOT NULL,

@@ -13,3 +13,23 @@ CREATE OR REPLACE FUNCTION data_manager.duration_seconds(duration text)
   RETURN (regexp_match(duration, '^\s*(\d+(?:\.\d+)?)\s*(?:ms|s|m|h|d)?\s*$'))[1]::double precision
          * CASE substring(duration FROM '(ms|s|m|h|d)\s*$')
              WHEN 'ms' THEN 0.001::double precision WHEN 'm' THEN 60 WHEN 'h' THEN 3600 WHEN 'd' THEN 86400 ELSE 1 END;
+
+-- The time that a moment names. Refused where there is none (a 31st of February), or where it is one that not every
+-- reader can take to another zone.
+CREATE OR REPLACE FUNCTION data_manager.moment(given text)
+  RETURNS timestamptz
+  LANGUAGE plpgsql STABLE
+  AS $$
+    DECLARE
+      found  timestamptz;
+    BEGIN
+      found := given::timestamptz;
+      IF found IS NULL OR extract(year FROM found AT TIME ZONE 'UTC') BETWEEN 2 AND 9998 THEN
+        RETURN found;
+      END IF;
+      PERFORM data_manager.refuse('DA007', format('%s is not within the years 2 to 9998', given), '{}');
+    EXCEPTION
+      WHEN data_exception THEN
+        PERFORM data_manager.refuse('DA007', format('there is no time %s', given), '{}');
+    END
+  $$;

@@ -14,67 +14,53 @@ CREATE OR REPLACE FUNCTION data_manager.is_readable(kind text, payload jsonb)
 
 -- The task's row after an event whose transition was judged legal. Every value comes from the event itself,
 -- so damad/model/lifecycle.py folds the same row out of the log (function evolve).
+-- One SELECT, as new_task is, so that Postgres makes both part of the statement that asks them of many tasks.
 CREATE OR REPLACE FUNCTION data_manager.evolve_task(
     task        data_manager.dama_tasks,
-    event       data_manager.event_store,
     kind        text,
-    next_state  text
+    next_state  text,
+    payload     jsonb,
+    created     timestamptz
   )
-  RETURNS data_manager.dama_tasks
-  LANGUAGE plpgsql
+  RETURNS SETOF data_manager.dama_tasks
+  LANGUAGE sql STABLE
   AS $$
-    DECLARE
-      payload  jsonb       := event.payload;
-      created  timestamptz := event._created_timestamp;
-    BEGIN
-      task.state := next_state;
-
-      CASE kind
-        WHEN 'CLAIMED' THEN
-          task.fence   := (payload ->> 'fence')::bigint;
-          task.host_id := (payload ->> 'host_id')::uuid;
-        WHEN 'STARTED' THEN
-          task.attempt    := (payload ->> 'attempt')::integer;
-          task.pid        := (payload ->> 'pid')::bigint;
-          task.started_at := created;
-          task.resumed    := false;
-        WHEN 'PROGRESS' THEN
-          task.progress := payload;
-        WHEN 'ERROR' THEN
-          task.error := payload;
-          IF payload ->> 'kind' IN ('exit', 'signal', 'oom', 'lost') THEN
-            task.crashes := task.crashes + 1;
-          ELSE
-            task.errors := task.errors + 1;
-          END IF;
-        WHEN 'RETRY' THEN
-          task.run_at := (payload ->> 'run_at')::timestamptz;
-        WHEN 'RELEASED' THEN
-          task.run_at := coalesce((payload ->> 'run_at')::timestamptz, created);
-        WHEN 'RESUMED' THEN
-          task.run_at  := created;
-          task.resumed := true;
-        WHEN 'REQUEUED' THEN
-          task.run_at      := created;
-          task.errors      := 0;
-          task.crashes     := 0;
-          task.error       := NULL;
-          task.finished_at := NULL;
-          task.resumed     := false;
-        WHEN 'FINAL' THEN
-          task.error := NULL;
-        ELSE NULL;
-      END CASE;
-
-      IF task.state = 'queued' AND task.run_at > created THEN
-        task.state := 'scheduled';
-      END IF;
-      IF task.state NOT IN ('running', 'cancelling') THEN
-        task.pid := NULL;
-      END IF;
-      IF task.state IN ('done', 'failed', 'cancelled') THEN
-        task.finished_at := created;
-      END IF;
-      RETURN task;
-    END
+    SELECT
+        task.etl_context_id,
+        task.worker,
+        task.queue,
+        task.priority,
+        task.settings,
+        task.idempotency_key,
+        settled.state,
+        task.initial_event_id,
+        due.run_at,
+        task.home_host_id,
+        CASE kind WHEN 'CLAIMED' THEN (payload ->> 'host_id')::uuid ELSE task.host_id END,
+        CASE kind WHEN 'CLAIMED' THEN (payload ->> 'fence')::bigint ELSE task.fence END,
+        CASE kind WHEN 'STARTED' THEN (payload ->> 'attempt')::integer ELSE task.attempt END,
+        CASE WHEN settled.state NOT IN ('running', 'cancelling') THEN NULL
+             WHEN kind = 'STARTED' THEN (payload ->> 'pid')::bigint
+             ELSE task.pid END,
+        CASE WHEN kind = 'REQUEUED' THEN 0 ELSE task.errors + (kind = 'ERROR' AND NOT crash.was_it)::integer END,
+        CASE WHEN kind = 'REQUEUED' THEN 0 ELSE task.crashes + (kind = 'ERROR' AND crash.was_it)::integer END,
+        CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN false ELSE task.resumed OR kind = 'RESUMED' END,
+        CASE kind WHEN 'STARTED' THEN created ELSE task.started_at END,
+        CASE WHEN settled.state IN ('done', 'failed', 'cancelled') THEN created
+             WHEN kind = 'REQUEUED' THEN NULL
+             ELSE task.finished_at END,
+        CASE kind WHEN 'PROGRESS' THEN payload ELSE task.progress END,
+        CASE WHEN kind = 'ERROR' THEN payload WHEN kind IN ('REQUEUED', 'FINAL') THEN NULL ELSE task.error END
+      FROM (
+        SELECT CASE kind
+          WHEN 'RETRY'    THEN data_manager.moment(payload ->> 'run_at')
+          WHEN 'RELEASED' THEN coalesce(data_manager.moment(payload ->> 'run_at'), created)
+          WHEN 'RESUMED'  THEN created
+          WHEN 'REQUEUED' THEN created
+          ELSE task.run_at END AS run_at
+      ) AS due, LATERAL (
+        SELECT CASE WHEN next_state = 'queued' AND due.run_at > created THEN 'scheduled' ELSE next_state END AS state
+      ) AS settled, LATERAL (
+        SELECT coalesce(payload ->> 'kind' IN ('exit', 'signal', 'oom', 'lost'), false) AS was_it
+      ) AS crash
   $$;

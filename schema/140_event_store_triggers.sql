@@ -29,9 +29,41 @@ CREATE OR REPLACE FUNCTION data_manager.require_conclusion()
     END
   $$;
 
+-- Events that carry the number of the very transaction come from the judge: damad's own functions let it judge many at
+-- once, and insert what it returns. Any other row is judged now.
 CREATE OR REPLACE TRIGGER event_store_judge
   BEFORE INSERT ON data_manager.event_store
-  FOR EACH ROW EXECUTE FUNCTION data_manager.judge_event();
+  FOR EACH ROW WHEN (NEW.txid IS DISTINCT FROM pg_current_xact_id()) EXECUTE FUNCTION data_manager.judge_event();
+
+-- That number can be filled in by anybody, a place that the judge gave out cannot: versions have no gap, so one that the
+-- context's row has reached already is in the log, and a unique index refuses it. One beyond is refused here.
+CREATE OR REPLACE FUNCTION data_manager.require_judgement()
+  RETURNS trigger
+  LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  AS $$
+    DECLARE
+      strange  bigint;
+    BEGIN
+      SELECT a.etl_context_id INTO strange
+        FROM added a
+        WHERE a.legacy OR a.version < 1 OR a.version = 1 AND a.type NOT LIKE '%:INITIAL' OR (a.version, a.event_id) > (
+          SELECT c.version, c.latest_event_id FROM data_manager.etl_contexts c WHERE c.etl_context_id = a.etl_context_id
+        ) IS NOT FALSE
+        LIMIT 1;
+      IF FOUND THEN
+        PERFORM data_manager.refuse('DA001', format('an event of context %s was not judged: leave its txid out', strange),
+          jsonb_build_object('etl_context_id', strange));
+      END IF;
+      RETURN NULL;
+    END
+  $$;
+
+CREATE OR REPLACE TRIGGER event_store_was_judged
+  AFTER INSERT ON data_manager.event_store
+  REFERENCING NEW TABLE AS added
+  FOR EACH STATEMENT EXECUTE FUNCTION data_manager.require_judgement();
 
 DROP TRIGGER IF EXISTS event_store_error_is_concluded ON data_manager.event_store;
 CREATE CONSTRAINT TRIGGER event_store_error_is_concluded

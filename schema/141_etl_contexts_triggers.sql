@@ -18,9 +18,67 @@ CREATE OR REPLACE FUNCTION data_manager.begin_without_events()
 CREATE OR REPLACE TRIGGER etl_contexts_begin_without_events
   BEFORE INSERT ON data_manager.etl_contexts
   FOR EACH ROW WHEN (
-    NEW.version <> 0 OR NEW.etl_status IS NOT NULL OR NEW.initial_event_id IS NOT NULL OR NEW.latest_event_id IS NOT NULL
+    (NEW.version, NEW.etl_status, NEW.initial_event_id) IS DISTINCT FROM (1::bigint, 'OPEN', NEW.latest_event_id)
+    AND (NEW.version <> 0 OR num_nonnulls(NEW.etl_status, NEW.initial_event_id, NEW.latest_event_id) > 0)
     OR greatest(NEW._created_timestamp, NEW._modified_timestamp) > clock_timestamp()
   ) EXECUTE FUNCTION data_manager.begin_without_events();
+
+-- A row that says otherwise is one of damad's own functions', which begin a context and its :INITIAL in one statement, or
+-- refused: such a context has this very event.
+CREATE OR REPLACE FUNCTION data_manager.require_beginning()
+  RETURNS trigger
+  LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  AS $$
+    DECLARE
+      strange  bigint;
+    BEGIN
+      SELECT a.etl_context_id INTO strange
+        FROM begun a
+        WHERE a.version <> 0 AND NOT EXISTS (
+          SELECT FROM data_manager.event_store e
+            WHERE e.event_id = a.initial_event_id AND e.etl_context_id = a.etl_context_id AND e.type LIKE '%:INITIAL'
+              AND e.version = 1
+        )
+        LIMIT 1;
+      IF FOUND THEN
+        PERFORM data_manager.refuse('DA001', format('context %s begins without events', strange),
+          jsonb_build_object('etl_context_id', strange));
+      END IF;
+      RETURN NULL;
+    END
+  $$;
+
+CREATE OR REPLACE TRIGGER etl_contexts_are_begun
+  AFTER INSERT ON data_manager.etl_contexts
+  REFERENCING NEW TABLE AS begun
+  FOR EACH STATEMENT EXECUTE FUNCTION data_manager.require_beginning();
+
+-- What has events stays, under the id that they name.
+CREATE OR REPLACE FUNCTION data_manager.refuse_end()
+  RETURNS trigger
+  LANGUAGE plpgsql
+  AS $$
+    BEGIN
+      PERFORM data_manager.refuse('DA006', TG_OP || ' refused: a context that has events keeps its row and its id',
+        jsonb_build_object('operation', TG_OP));
+      RETURN NULL;
+    END
+  $$;
+
+CREATE OR REPLACE TRIGGER etl_contexts_with_events_stay
+  BEFORE DELETE ON data_manager.etl_contexts
+  FOR EACH ROW WHEN (OLD.version <> 0) EXECUTE FUNCTION data_manager.refuse_end();
+
+CREATE OR REPLACE TRIGGER etl_contexts_with_events_keep_their_id
+  BEFORE UPDATE OF etl_context_id ON data_manager.etl_contexts
+  FOR EACH ROW WHEN (OLD.version <> 0 AND OLD.etl_context_id <> NEW.etl_context_id)
+  EXECUTE FUNCTION data_manager.refuse_end();
+
+CREATE OR REPLACE TRIGGER etl_contexts_refuse_truncate
+  BEFORE TRUNCATE ON data_manager.etl_contexts
+  FOR EACH STATEMENT EXECUTE FUNCTION data_manager.refuse_end();
 
 -- INSERT … ON CONFLICT DO NOTHING drops a row after the judge let it in, when another transaction committed the same
 -- event_uuid meanwhile. Its context has moved on by then, so the transaction must not commit.

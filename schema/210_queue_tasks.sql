@@ -1,6 +1,103 @@
+-- A context and its first event for each of some, as the judge takes them.
+CREATE OR REPLACE FUNCTION data_manager.begin_contexts(
+    parent_context_ids  bigint[],
+    source_ids          bigint[],
+    types               text[],
+    payloads            jsonb[],
+    metas               jsonb[],
+    event_uuids         uuid[]
+  )
+  RETURNS bigint[]
+  LANGUAGE plpgsql
+  AS $$
+    DECLARE
+      ids  bigint[];
+    BEGIN
+      WITH begun AS (
+        INSERT INTO data_manager.etl_contexts AS c (parent_context_id, source_id)
+          SELECT e.parent, e.source
+            FROM unnest(parent_context_ids, source_ids, types) WITH ORDINALITY AS e (parent, source, type, place)
+            ORDER BY e.place
+          RETURNING c.etl_context_id
+      )
+      SELECT array_agg(begun.etl_context_id ORDER BY begun.etl_context_id) INTO ids FROM begun;
+
+      INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, meta, error, fence,
+                                            txid, _created_timestamp)
+        SELECT * FROM data_manager.judge_events(ids, types, payloads, metas, NULL, event_uuids, NULL);
+      RETURN ids;
+    END
+  $$;
+
+-- A context and its :INITIAL for each of some tasks; returns their ids in the order given.
+-- Nothing was there before, so nothing but these events is to be judged: where each is a task's :INITIAL as the judge would
+-- let it in, all rows are written in one statement, once each. Else the judge says what is wrong.
+CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
+    parent_context_ids  bigint[],
+    source_ids          bigint[],
+    types               text[],
+    payloads            jsonb[],
+    metas               jsonb[],
+    event_uuids         uuid[]
+  )
+  RETURNS bigint[]
+  LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  AS $$
+    DECLARE
+      ids  bigint[];
+    BEGIN
+      IF EXISTS (
+        SELECT FROM unnest(types, payloads, metas) AS e (type, payload, meta)
+          WHERE (
+            data_manager.event_kind(e.type) = 'INITIAL'
+            AND jsonb_typeof(e.meta -> '__dama_task_manager__') = 'object'
+            AND data_manager.unfit_setting(e.meta -> '__dama_task_manager__') IS NULL
+            AND data_manager.is_plain(e.payload) AND data_manager.is_plain(e.meta)
+          ) IS NOT TRUE
+      ) THEN
+        RETURN data_manager.begin_contexts(parent_context_ids, source_ids, types, payloads, metas, event_uuids);
+      END IF;
+
+      WITH asked AS MATERIALIZED (
+        SELECT e.*,
+               nextval('data_manager.etl_contexts_etl_context_id_seq') AS id,
+               nextval('data_manager.event_store_event_id_seq') AS event_id,
+               clock_timestamp() AS moment
+          FROM unnest(parent_context_ids, source_ids, types, payloads, metas, event_uuids)
+            AS e (parent, source, type, payload, meta, event_uuid)
+      ), contexts AS (
+        INSERT INTO data_manager.etl_contexts (etl_context_id, parent_context_id, source_id, etl_status, initial_event_id,
+                                               latest_event_id, version, _created_timestamp, _modified_timestamp)
+          OVERRIDING SYSTEM VALUE
+          SELECT a.id, a.parent, a.source, 'OPEN', a.event_id, a.event_id, 1, a.moment, a.moment FROM asked a
+      ), tasks AS (
+        INSERT INTO data_manager.dama_tasks (etl_context_id, worker, queue, priority, settings, idempotency_key, state,
+                                             initial_event_id, run_at, home_host_id)
+          SELECT t.etl_context_id, t.worker, t.queue, t.priority, t.settings, t.idempotency_key,
+                 CASE WHEN t.run_at > a.moment THEN 'scheduled' ELSE t.state END, t.initial_event_id, t.run_at,
+                 t.home_host_id
+            FROM asked a,
+              LATERAL data_manager.new_task(a.id, a.event_id, a.meta -> '__dama_task_manager__', a.moment) AS t
+      ), events AS (
+        INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, meta, txid,
+                                              _created_timestamp)
+          SELECT a.event_id, a.id, 1, coalesce(a.event_uuid, gen_random_uuid()), a.type, a.payload, a.meta,
+                 pg_current_xact_id(), a.moment
+            FROM asked a
+      )
+      SELECT array_agg(a.id) INTO ids FROM asked a;
+
+      PERFORM data_manager.announce_contexts(ids), pg_notify('DAMAD_TASK', '');
+      RETURN ids;
+    END
+  $$;
+
 -- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
 -- unless what was asked for differs: then it is refused.
+-- Tasks that were not seen before are queued at once; where one may be the same as another, it goes one by one.
 -- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
 CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     parent_context_ids  bigint[],
@@ -12,29 +109,40 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
   )
   RETURNS TABLE (created boolean, etl_context_id bigint)
   LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
   AS $$
     DECLARE
+      keys    text[] := ARRAY (
+        SELECT e.meta -> '__dama_task_manager__' ->> 'idempotency_key'
+          FROM unnest(metas) WITH ORDINALITY AS e (meta, place) ORDER BY e.place
+      );
       first   data_manager.event_store;
-      key     text;
       parent  bigint;
       source  bigint;
     BEGIN
+      IF (
+        SELECT count(DISTINCT e.uuid) = count(e.uuid) AND count(DISTINCT e.key) = count(e.key)
+          FROM unnest(event_uuids, keys) AS e (uuid, key)
+      ) AND NOT EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids))
+        AND NOT EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys)) THEN
+        RETURN QUERY SELECT true, unnest(data_manager.begin_tasks(
+          parent_context_ids, source_ids, types, payloads, metas, event_uuids));
+        RETURN;
+      END IF;
+
       FOR i IN 1 .. cardinality(types) LOOP
-        key := metas[i] -> '__dama_task_manager__' ->> 'idempotency_key';
         SELECT e.* INTO first FROM data_manager.event_store e WHERE e.event_uuid = event_uuids[i];
-        IF NOT found AND key IS NOT NULL THEN
+        IF NOT found AND keys[i] IS NOT NULL THEN
           SELECT e.* INTO first
             FROM data_manager.dama_tasks t JOIN data_manager.event_store e ON e.event_id = t.initial_event_id
-            WHERE t.idempotency_key = key;
+            WHERE t.idempotency_key = keys[i];
         END IF;
         created := first.event_id IS NULL;
 
         IF created THEN
-          INSERT INTO data_manager.etl_contexts AS c (parent_context_id, source_id)
-            VALUES (parent_context_ids[i], source_ids[i])
-            RETURNING c.etl_context_id INTO etl_context_id;
-          INSERT INTO data_manager.event_store (etl_context_id, type, payload, meta, event_uuid)
-            VALUES (queue_tasks.etl_context_id, types[i], payloads[i], metas[i], event_uuids[i]);
+          etl_context_id := (data_manager.begin_tasks(
+            parent_context_ids[i:i], source_ids[i:i], types[i:i], payloads[i:i], metas[i:i], event_uuids[i:i]))[1];
         ELSE
           SELECT c.parent_context_id, c.source_id INTO parent, source
             FROM data_manager.etl_contexts c WHERE c.etl_context_id = first.etl_context_id;
@@ -46,7 +154,7 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
             END IF;
             PERFORM data_manager.refuse('DA008',
               format('the idempotency_key was used for another task, context %s', first.etl_context_id),
-              jsonb_build_object('idempotency_key', key, 'etl_context_id', first.etl_context_id));
+              jsonb_build_object('idempotency_key', keys[i], 'etl_context_id', first.etl_context_id));
           END IF;
           created        := first.event_uuid IS NOT DISTINCT FROM event_uuids[i];
           etl_context_id := first.etl_context_id;

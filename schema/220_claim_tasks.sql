@@ -1,60 +1,174 @@
--- Claims what may run now on this host: at most slots tasks of one queue, higher priority first, equal ones
--- oldest first, each with a lease and a CLAIMED event that raises its fence.
+-- Claims each of some tasks whose contexts whoever calls holds, or none: a CLAIMED event that raises its fence, and a
+-- lease. With `start` the run begins at once, in whoever claims: STARTED follows CLAIMED, with what `start` says and the
+-- attempt. Returns what a runner needs to know, in the order of ids.
+-- What is queued, scheduled or retrying may be claimed, and what was claimed may start, whatever else is true of it: that is
+-- all that the table of transitions says of these two events. So all rows are written in one statement, and where a task is
+-- not so, the judge says what is wrong.
+CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, holder text, lease interval, start jsonb)
+  RETURNS TABLE (
+    etl_context_id bigint, parent_context_id bigint, queue text, worker text, state text, fence bigint, attempt integer,
+    errors integer, crashes integer, settings jsonb, at timestamptz, event_id bigint, version bigint, event_uuid uuid,
+    type text, payload jsonb, meta jsonb, error boolean, _created_timestamp timestamptz
+  )
+  LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  SET enable_hashjoin = off
+  SET enable_mergejoin = off
+  AS $$
+    #variable_conflict use_column
+    DECLARE
+      now          timestamptz;
+      lease_until  timestamptz;
+      claimable    bigint;
+    BEGIN
+      PERFORM FROM data_manager.etl_contexts c
+        WHERE c.etl_context_id = ANY (ids)
+        ORDER BY c.etl_context_id
+        FOR NO KEY UPDATE;
+      now := clock_timestamp();
+      lease_until := now + lease;
+
+      SELECT count(*) INTO claimable
+        FROM data_manager.dama_tasks t
+        WHERE t.etl_context_id = ANY (ids) AND t.state IN ('queued', 'scheduled', 'retrying');
+      IF claimable <> cardinality(ids) THEN
+        PERFORM data_manager.judge_events(ids, array_fill('dama/task:CLAIMED'::text, ARRAY[cardinality(ids)]), ARRAY (
+            SELECT jsonb_build_object('fence', (
+                SELECT t.fence + 1 FROM data_manager.dama_tasks t WHERE t.etl_context_id = e.id
+              ))
+              FROM unnest(ids) WITH ORDINALITY AS e (id, place) ORDER BY e.place
+          ), NULL, NULL, NULL, NULL);
+      END IF;
+
+      RETURN QUERY
+      WITH claimed AS MATERIALIZED (
+        SELECT e.id, e.place, t, c.parent_context_id, c.version, t.fence + 1 AS fence,
+               t.attempt + CASE WHEN t.resumed THEN 0 ELSE 1 END AS attempt,
+               greatest(now, c._modified_timestamp) AS moment,
+               nextval('data_manager.event_store_event_id_seq') AS claimed_id,
+               CASE WHEN start IS NOT NULL THEN nextval('data_manager.event_store_event_id_seq') END AS started_id
+          FROM unnest(ids) WITH ORDINALITY AS e (id, place)
+            JOIN data_manager.dama_tasks t ON t.etl_context_id = e.id
+            JOIN data_manager.etl_contexts c ON c.etl_context_id = e.id
+      ), contexts AS (
+        UPDATE data_manager.etl_contexts c
+          SET etl_status = 'OPEN', latest_event_id = coalesce(n.started_id, n.claimed_id),
+              version = n.version + CASE WHEN start IS NULL THEN 1 ELSE 2 END, _modified_timestamp = n.moment
+          FROM claimed n
+          WHERE c.etl_context_id = n.id
+      ), tasks AS (
+        UPDATE data_manager.dama_tasks t
+          SET state = CASE WHEN start IS NULL THEN 'claimed' ELSE 'running' END,
+              host_id = claim_each.host_id,
+              fence = n.fence,
+              attempt = CASE WHEN start IS NULL THEN t.attempt ELSE n.attempt END,
+              pid = (start ->> 'pid')::bigint,
+              resumed = t.resumed AND start IS NULL,
+              started_at = CASE WHEN start IS NULL THEN t.started_at ELSE n.moment END
+          FROM claimed n
+          WHERE t.etl_context_id = n.id
+      ), leased AS (
+        INSERT INTO data_manager.leases AS l (etl_context_id, fence, holder, until)
+          SELECT n.id, n.fence, claim_each.holder, lease_until FROM claimed n
+          ON CONFLICT (etl_context_id)
+            DO UPDATE SET fence = excluded.fence, holder = excluded.holder, until = excluded.until, waiting = false
+      ), events AS (
+        INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, fence, txid,
+                                              _created_timestamp)
+          SELECT n.claimed_id, n.id, n.version + 1, gen_random_uuid(), 'dama/task:CLAIMED',
+                 jsonb_build_object('fence', n.fence, 'host_id', claim_each.host_id, 'holder', claim_each.holder,
+                                    'lease_until', lease_until),
+                 NULL, pg_current_xact_id(), n.moment
+            FROM claimed n
+          UNION ALL
+          SELECT n.started_id, n.id, n.version + 2, gen_random_uuid(), 'dama/task:STARTED',
+                 start || jsonb_build_object('attempt', n.attempt), n.fence, pg_current_xact_id(), n.moment
+            FROM claimed n
+            WHERE start IS NOT NULL
+      )
+      SELECT n.id, n.parent_context_id, (n.t).queue, (n.t).worker, CASE WHEN start IS NULL THEN 'claimed' ELSE 'running' END,
+             n.fence, n.attempt, (n.t).errors, (n.t).crashes, (n.t).settings, now,
+             e.event_id, e.version, e.event_uuid, e.type, e.payload, e.meta, e.error, e._created_timestamp
+        FROM claimed n JOIN data_manager.event_store e ON e.event_id = (n.t).initial_event_id
+        ORDER BY n.place;
+
+      PERFORM data_manager.announce_contexts(ids);
+    END
+  $$;
+
+-- Claims what may run now on this host: of each queue at most its slots, higher priority first, equal ones oldest first.
 -- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
--- leave_out: contexts whose claim is known to fail, and would fail the others' with it.
+-- leave_out: contexts whose claim is known to fail, and would fail the others' with it. What is queued and what became due are looked up
+-- apart, each by an index of its own: one of the first is found as fast however many more wait behind it.
+-- Planned once, for any number of slots, and so that nothing is sorted which an index has in order.
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
-    queue      text,
-    slots      integer,
-    shared     boolean,
+    queues     text[],
+    slots      integer[],
+    shared     boolean[],
     host_id    uuid,
     holder     text,
     lease      interval,
-    leave_out  bigint[] DEFAULT '{}'
+    start      jsonb,
+    leave_out  bigint[]
   )
-  RETURNS SETOF bigint
+  RETURNS TABLE (
+    etl_context_id bigint, parent_context_id bigint, queue text, worker text, state text, fence bigint, attempt integer,
+    errors integer, crashes integer, settings jsonb, at timestamptz, event_id bigint, version bigint, event_uuid uuid,
+    type text, payload jsonb, meta jsonb, error boolean, _created_timestamp timestamptz
+  )
   LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  SET enable_sort = off
+  SET enable_hashjoin = off
+  SET enable_mergejoin = off
+  SET enable_bitmapscan = off
   AS $$
+    #variable_conflict use_column
     DECLARE
-      claimed  bigint[];
-      id       bigint;
+      now      timestamptz := clock_timestamp();
+      claimed  bigint[] := '{}';
     BEGIN
-      SELECT array_agg(ready.etl_context_id) INTO claimed FROM (
-        SELECT t.etl_context_id
-          FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
-          WHERE t.queue = claim_tasks.queue
-            AND (t.state = 'queued' OR t.state IN ('scheduled', 'retrying') AND t.run_at <= clock_timestamp())
-            AND (shared OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
-            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
-            AND t.etl_context_id <> ALL (leave_out)
-          ORDER BY t.priority DESC, t.initial_event_id
-          LIMIT slots
-          FOR NO KEY UPDATE OF c, t SKIP LOCKED
-      ) AS ready;
-
-      FOREACH id IN ARRAY coalesce(claimed, '{}') LOOP
-        PERFORM data_manager.claim_task(id, host_id, holder, lease);
-        RETURN NEXT id;
+      FOR i IN 1 .. cardinality(queues) LOOP
+        WITH queued AS MATERIALIZED (
+          SELECT t.etl_context_id, t.priority, t.initial_event_id
+            FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
+            WHERE t.queue = queues[i] AND t.state = 'queued'
+              AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
+              AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+              AND t.etl_context_id <> ALL (leave_out)
+            ORDER BY t.priority DESC, t.initial_event_id
+            LIMIT slots[i]
+            FOR NO KEY UPDATE OF c, t SKIP LOCKED
+        ), due AS MATERIALIZED (
+          SELECT t.etl_context_id, t.priority, t.initial_event_id
+            FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
+            WHERE t.queue = queues[i] AND t.state IN ('scheduled', 'retrying') AND t.run_at <= now
+              AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
+              AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+              AND t.etl_context_id <> ALL (leave_out)
+            ORDER BY t.priority DESC, t.initial_event_id
+            LIMIT slots[i]
+            FOR NO KEY UPDATE OF c, t SKIP LOCKED
+        )
+        SELECT claimed || array_agg(ready.etl_context_id) INTO claimed FROM (
+          SELECT * FROM queued UNION ALL SELECT * FROM due
+            ORDER BY priority DESC, initial_event_id
+            LIMIT slots[i]
+        ) AS ready;
       END LOOP;
+
+      IF claimed <> '{}' THEN
+        RETURN QUERY SELECT * FROM data_manager.claim_each(claimed, host_id, holder, lease, start);
+      END IF;
     END
   $$;
 
 -- Claims one task, whoever else might want it. Refused where its state does not allow it.
 CREATE OR REPLACE FUNCTION data_manager.claim_task(id bigint, host_id uuid, holder text, lease interval)
   RETURNS void
-  LANGUAGE plpgsql
+  LANGUAGE sql
   AS $$
-    DECLARE
-      lease_until  timestamptz := clock_timestamp() + lease;
-      next_fence   bigint;
-    BEGIN
-      PERFORM FROM data_manager.etl_contexts WHERE etl_context_id = id FOR NO KEY UPDATE;
-      SELECT fence + 1 INTO next_fence FROM data_manager.dama_tasks WHERE etl_context_id = id;
-      INSERT INTO data_manager.event_store (etl_context_id, type, payload)
-        VALUES (id, 'dama/task:CLAIMED', jsonb_build_object(
-          'fence', next_fence, 'host_id', host_id, 'holder', holder, 'lease_until', lease_until));
-      INSERT INTO data_manager.leases AS l (etl_context_id, fence, holder, until)
-        VALUES (id, next_fence, claim_task.holder, lease_until)
-        ON CONFLICT (etl_context_id)
-          DO UPDATE SET fence = excluded.fence, holder = excluded.holder, until = excluded.until, waiting = false;
-    END
+    SELECT FROM data_manager.claim_each(ARRAY[id], host_id, holder, lease, NULL)
   $$;

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from damad.errors import BrokenLog, Unavailable
 from damad.eventstore.pools import Database
-from damad.eventstore.schedule import Schedule
+from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Append, EventStore, NewTask
 from damad.model.event import SETTINGS_KEY, Event
 from damad.scheduler.bulkhead import Bulkhead
@@ -69,6 +69,6 @@ async def test_a_broken_log_is_refused_by_its_name_and_others_are_claimed_withou
         await store.append([Append(etl_context_id=broken, event=Event(type=":A", event_uuid=uuid4()))])
     assert refused.value.values == {"etl_context_id": broken}
     with pytest.raises(BrokenLog):
-        await schedule.claim("default", 9, shared=False, holder="me", lease=60.0)
-    claimed = await schedule.claim("default", 9, shared=False, holder="me", lease=60.0, leave_out=[broken])
-    assert claimed == [other]
+        await schedule.claim([FreeSlots("default", 9)], holder="me", lease=60.0)
+    claimed = await schedule.claim([FreeSlots("default", 9)], holder="me", lease=60.0, leave_out=[broken])
+    assert [task.etl_context_id for task in claimed] == [other]

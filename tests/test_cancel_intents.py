@@ -11,7 +11,7 @@ import pytest
 from damad import context, errors, tasks
 from damad.eventstore import intents
 from damad.eventstore.pools import Database
-from damad.eventstore.schedule import Schedule
+from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Append, EventStore, NewTask
 from damad.model.event import SETTINGS_KEY, Event
 from damad.scheduler.bulkhead import Bulkhead
@@ -34,7 +34,8 @@ async def test_a_task_that_somebody_wants_cancelled_is_not_claimed_and_is_cancel
     await schedule.claim_one(held, holder="me", lease=60.0)
     for id_ in (mine, theirs, held, held):
         await intents.note_cancel(database, id_)
-    assert await schedule.claim("default", 10, shared=True, holder="me", lease=60.0) == [other]
+    claimed = await schedule.claim([FreeSlots("default", 10, shared=True)], holder="me", lease=60.0)
+    assert [task.etl_context_id for task in claimed] == [other]
     wanted = {task.etl_context_id: task.cancel_wanted for task in (await schedule.held()).tasks}
     assert wanted == {held: True, other: False}
     assert await Cancels(store, schedule, lambda _: True, Bulkhead()).write() == []

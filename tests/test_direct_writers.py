@@ -102,6 +102,30 @@ async def test_no_writer_dates_a_context_or_its_events_into_the_future(database:
         )
 
 
+@pytest.mark.parametrize("end", ["", "ON CONFLICT DO NOTHING"])
+async def test_no_event_gets_past_the_judge_by_saying_that_it_was_judged(database: Database, end: str) -> None:
+    """What damad's own functions insert carries the number of its transaction, which anybody can find out."""
+    id_ = await new_context(database, ":INITIAL", ":FINAL")
+    async with database.connection() as connection:
+        latest = await connection.fetchval("SELECT max(event_id) FROM data_manager.event_store")
+        before = await connection.fetch("SELECT * FROM data_manager.event_store ORDER BY event_id")
+        for version in (-1, 0, 1, 2, 3, 1000):
+            for event_id in (-1, latest, latest + 1, latest + 1000):
+                try:
+                    await connection.execute(
+                        "INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, "
+                        "txid, _created_timestamp) "
+                        "VALUES ($1, $2, $3, gen_random_uuid(), ':A', pg_current_xact_id(), now()) " + end,
+                        event_id,
+                        id_,
+                        version,
+                    )
+                except asyncpg.PostgresError as error:
+                    assert error.sqlstate in ("DA001", "23505")
+                assert await connection.fetch("SELECT * FROM data_manager.event_store ORDER BY event_id") == before
+    assert (await verify(database)).mismatches == []
+
+
 async def test_a_second_final_with_every_column_filled_in_is_refused(database: Database) -> None:
     id_ = await new_context(database, ":INITIAL", ":FINAL")
     statement = """
@@ -165,7 +189,7 @@ async def test_events_are_never_changed_or_removed(database: Database, statement
 
 async def test_a_context_with_events_cannot_be_deleted(database: Database) -> None:
     id_ = await new_context(database, ":INITIAL")
-    assert await refused(database, "DELETE FROM data_manager.etl_contexts WHERE etl_context_id = $1", id_) == "23503"
+    assert await refused(database, "DELETE FROM data_manager.etl_contexts WHERE etl_context_id = $1", id_) == "DA006"
 
 
 async def test_a_context_begins_without_events_whatever_its_row_claims(database: Database) -> None:
@@ -176,6 +200,30 @@ async def test_a_context_begins_without_events_whatever_its_row_claims(database:
         )
     context = await row(database, id_)
     assert (context["etl_status"], context["initial_event_id"], context["version"]) == (None, None, 0)
+
+
+BEGUN = """
+    INSERT INTO data_manager.etl_contexts (etl_context_id, etl_status, initial_event_id, latest_event_id, version)
+      VALUES (10001, 'OPEN', 10001, 10001, 1)
+"""
+WITH_EVENT = """
+    WITH event AS (
+      INSERT INTO data_manager.event_store
+          (event_id, etl_context_id, version, event_uuid, type, txid, _created_timestamp)
+        VALUES (10001, 10001, 1, gen_random_uuid(), ':A', pg_current_xact_id(), now())
+    )
+"""
+
+
+@pytest.mark.parametrize("event", ["", WITH_EVENT])
+async def test_a_context_that_claims_an_event_it_has_not_is_refused(database: Database, event: str) -> None:
+    assert await refused(database, event + BEGUN) == "DA001"
+
+
+async def test_a_context_with_events_keeps_its_id(database: Database) -> None:
+    id_ = await new_context(database, ":INITIAL")
+    statement = "UPDATE data_manager.etl_contexts SET etl_context_id = 10001 WHERE etl_context_id = $1"
+    assert await refused(database, statement, id_) == "DA006"
 
 
 async def test_a_task_is_queued_by_a_plain_insert_and_may_run_on_any_host(

@@ -105,7 +105,10 @@ async def test_the_same_event_sent_again_before_the_first_has_committed_is_the_s
     assert again.event == recorded.event
 
 
-async def test_an_append_to_many_contexts_locks_the_lowest_first(store: EventStore, plain: Plain) -> None:
+@pytest.mark.parametrize("expected", [None, 1], ids=["at once", "one by one"])
+async def test_an_append_to_many_contexts_locks_the_lowest_first(
+    store: EventStore, plain: Plain, expected: int | None
+) -> None:
     """So two of them cannot wait for each other: who waits for one has none that comes after it."""
     low, high = await begun(store), await begun(store)
     first = plain.transaction()
@@ -116,7 +119,7 @@ async def test_an_append_to_many_contexts_locks_the_lowest_first(store: EventSto
         await plain.execute(f"{LOCK} NOWAIT", high)
         await first.commit()
 
-    appends = [Append(etl_context_id=id_, event=Event(type=":A")) for id_ in (high, low)]
+    appends = [Append(etl_context_id=id_, event=Event(type=":A"), expected_version=expected) for id_ in (high, low)]
     await in_the_way(store.database, then, store.append(appends))
     assert [(await store.state(id_)).version for id_ in (low, high)] == [2, 2]
 

@@ -184,7 +184,10 @@ async def test_every_file_of_the_schema_may_be_applied_again(empty: Database) ->
         ),
         ("ALTER TABLE data_manager.event_store ALTER legacy DROP DEFAULT", "default of .*legacy is missing"),
         ("ALTER TABLE data_manager.event_store DROP CONSTRAINT event_store_pkey", "constraint event_store_pkey of"),
-        ("ALTER TABLE data_manager.leases DROP CONSTRAINT leases_etl_context_id_fkey", "leases_etl_context_id_fkey of"),
+        (
+            "ALTER TABLE data_manager.etl_contexts DROP CONSTRAINT etl_contexts_source_id_fkey",
+            "etl_contexts_source_id_fkey of",
+        ),
         ("ALTER TABLE data_manager.sources DROP COLUMN category", "column data_manager.sources.category is missing"),
         (
             "ALTER TABLE data_manager.event_store DROP COLUMN legacy CASCADE",

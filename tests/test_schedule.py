@@ -1,6 +1,7 @@
 """Claims and leases: who may run a task, in which order, and until when."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,7 @@ import pytest
 from damad import config, errors
 from damad.eventstore import leases
 from damad.eventstore.pools import Database
-from damad.eventstore.schedule import Schedule
+from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Append, EventStore, NewTask
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
@@ -36,8 +37,20 @@ async def queued(store: EventStore, host: str | None = HOST, **settings: Any) ->
     return (await store.queue([NewTask(initial=initial)]))[0].etl_context_id
 
 
+async def retrying(store: EventStore, host: str | None = HOST) -> int:
+    """A task that failed once and whose time has come again."""
+    id_ = await queued(store, host)
+    await append(store, id_, "dama/task:CLAIMED", payload={"fence": 1, "host_id": host})
+    await append(store, id_, "dama/task:STARTED", payload={"attempt": 1})
+    failed = Event(type="dama/task:ERROR", payload={"kind": "exit"})
+    again = Event(type="dama/task:RETRY", payload={"run_at": "2020-01-31T08:00:00Z"})
+    await store.append([Append(etl_context_id=id_, event=event, fence=1) for event in (failed, again)])
+    return id_
+
+
 async def claim(schedule: Schedule, slots: int = 10, *, queue: str = "default", **given: Any) -> list[int]:
-    return await schedule.claim(queue, slots, **{"shared": False, "holder": "me", "lease": 60.0, **given})
+    free = FreeSlots(queue, slots, given.pop("shared", False))
+    return [task.etl_context_id for task in await schedule.claim([free], **{"holder": "me", "lease": 60.0, **given})]
 
 
 async def append(store: EventStore, id_: int, *types: str, payload: Any = None, fence: int | None = None) -> None:
@@ -56,10 +69,17 @@ async def test_higher_priority_is_claimed_first_and_the_oldest_of_equal_ones(
     assert await claim(schedule) == []
 
 
+async def test_a_retry_that_is_due_stands_in_one_order_with_the_queued(store: EventStore, schedule: Schedule) -> None:
+    ids = [await made(store) for made in (queued, retrying, queued, retrying, queued)]
+    assert [(await claim(schedule, 1))[0] for _ in range(2)] == ids[:2]
+    assert await claim(schedule) == ids[2:]
+
+
+@pytest.mark.parametrize("ready", [queued, retrying])
 async def test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared(
-    store: EventStore, schedule: Schedule
+    store: EventStore, schedule: Schedule, ready: Callable[..., Awaitable[int]]
 ) -> None:
-    mine, theirs, anyones = [await queued(store, host) for host in (HOST, ELSEWHERE, None)]
+    mine, theirs, anyones = [await ready(store, host) for host in (HOST, ELSEWHERE, None)]
     assert set(await claim(schedule)) == {mine, anyones}
     assert await claim(schedule) == []
     assert await claim(schedule, shared=True) == [theirs]
@@ -86,10 +106,14 @@ async def test_a_task_waits_for_its_time(store: EventStore, schedule: Schedule) 
     assert claimed == [soon]
 
 
+@pytest.mark.parametrize("ready", [queued, retrying])
 async def test_a_context_that_somebody_holds_is_left_out_and_not_waited_for(
-    store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+    store: EventStore,
+    schedule: Schedule,
+    plain: "asyncpg.Connection[Any]",
+    ready: Callable[..., Awaitable[int]],
 ) -> None:
-    held, free = await queued(store), await queued(store)
+    held, free = await ready(store), await ready(store)
     async with plain.transaction():
         await plain.execute("SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE", held)
         async with asyncio.timeout(SOON):

@@ -225,7 +225,10 @@ async def test_no_one_can_mark_an_event_legacy(upgraded: Database) -> None:
 
 
 async def test_nothing_that_the_original_queued_is_a_task_that_damad_would_run(upgraded: Database) -> None:
-    claimed = "SELECT data_manager.claim_tasks('default', 1000, true, $1::uuid, 'host', interval '1 min')"
+    claimed = (
+        "SELECT data_manager.claim_tasks(ARRAY['default'], ARRAY[1000], ARRAY[true], $1::uuid, 'host', "
+        "interval '1 min', NULL, '{}')"
+    )
     assert await rows(upgraded, claimed, HOST) == []
     await rebuild(upgraded)
     assert await value(upgraded, "SELECT count(*) FROM data_manager.dama_tasks") == 0

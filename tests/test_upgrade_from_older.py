@@ -16,6 +16,7 @@ from damad.model.event import Event
 
 TO_VERSION_1 = """
 DROP TABLE data_manager.original_events, data_manager.cancel_intents;
+DROP TRIGGER event_store_judge ON data_manager.event_store;
 DROP INDEX data_manager.event_store_one_initial_key, data_manager.event_store_one_final_key;
 ALTER TABLE data_manager.event_store DROP COLUMN legacy;
 CREATE UNIQUE INDEX event_store_one_initial_key ON data_manager.event_store (etl_context_id)
@@ -63,7 +64,7 @@ async def test_version_2_gets_a_place_for_intents_and_one_way_to_claim(database:
     done = await migrate(database)
     assert (done.before, done.after) == (2, VERSION)
     assert await rows(database, EVENTS) == events
-    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 7
+    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 8
     assert await value(database, "SELECT count(*) FROM pg_proc WHERE proname = 'claim_tasks'") == 1
     assert await drift(database) is None
 

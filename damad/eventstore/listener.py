@@ -17,7 +17,7 @@ from damad.errors import Unavailable
 from damad.eventstore.refusals import translated
 
 EVENT: Final = "DAMAD_EVENT"
-"""Channel: an event was appended; the payload is its context's id."""
+"""Channel: an event was appended; the payload is its context's id, or several with commas between them."""
 TASK: Final = "DAMAD_TASK"
 """Channel: something changed that a scheduler may act upon."""
 PING: Final = "DAMAD_PING"
@@ -166,8 +166,9 @@ class Listener:
             if pid == connection.get_server_pid():
                 self._answered.set()
             return
+        named = (None, *payload.split(","))
         for subscription in self._subscriptions:
-            if subscription.channel == channel and subscription.payload in (None, payload):
+            if subscription.channel == channel and subscription.payload in named:
                 subscription.ring()
 
     def _ring_all(self) -> None:

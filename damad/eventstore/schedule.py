@@ -1,6 +1,6 @@
 """What a supervisor asks of the log: what its host holds, what is there to claim, and the claim itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from damad.eventstore.pools import Database
+from damad.eventstore.store import Assignment, assignment_of
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,14 @@ class Leftover(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     end_fence: int | None
     ended_at: datetime
+
+
+class FreeSlots(msgspec.Struct, frozen=True):
+    """How many tasks of a queue are to be claimed. `shared`: also such as another host queued."""
+
+    queue: str
+    slots: int
+    shared: bool = False
 
 
 class Schedule:
@@ -105,17 +114,33 @@ class Schedule:
         return None if rows[0]["seconds"] is None else max(0.0, rows[0]["seconds"])
 
     async def claim(
-        self, queue: str, slots: int, *, shared: bool, holder: str, lease: float, leave_out: Sequence[int] = ()
-    ) -> list[int]:
-        """Claims up to `slots` tasks of a queue for this host. Higher priority first, equal ones oldest first.
+        self,
+        queues: Sequence[FreeSlots],
+        *,
+        holder: str,
+        lease: float,
+        start: Mapping[str, Any] | None = None,
+        leave_out: Sequence[int] = (),
+    ) -> list[Assignment]:
+        """Claims as many tasks as queues have slots for this host. Higher priority first, equal ones oldest first.
 
+        start: what STARTED says beside the attempt, where the run begins in whoever claims: then both events are
+        appended together, the task is running, and the holder is the runner.
         Raises BrokenLog that names a context whose claim fails; the others are claimed where it is left out.
         """
         rows = await self.database.fetch(
-            "claim", queue, slots, shared, self._host_id, holder, timedelta(seconds=lease), list(leave_out),
+            "claim",
+            [free.queue for free in queues],
+            [free.slots for free in queues],
+            [free.shared for free in queues],
+            self._host_id,
+            holder,
+            timedelta(seconds=lease),
+            start,
+            list(leave_out),
             repeatable=False,
-        )  # fmt: skip
-        return [row["etl_context_id"] for row in rows]
+        )
+        return [assignment_of(row) for row in rows]
 
     async def claim_one(self, etl_context_id: int, *, holder: str, lease: float, on: Any = None) -> None:
         """Claims one task, whoever else might want it. Raises IllegalTransition where its state does not allow it."""

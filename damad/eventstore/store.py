@@ -226,9 +226,7 @@ class EventStore:
         rows = await self.database.fetch("assignment", etl_context_id)
         if not rows:
             raise NotFound(f"there is no task {etl_context_id}", etl_context_id=etl_context_id)
-        row = rows[0]
-        own = {name: row[name] for name in Assignment.__struct_fields__ if name != "initial_event"}
-        return Assignment(**own, initial_event=event_of(row))
+        return assignment_of(rows[0])
 
     async def ping(self) -> None:
         """Raises Unavailable unless Postgres answers."""
@@ -285,6 +283,12 @@ def event_of(row: "asyncpg.Record") -> RecordedEvent:
         error=row["error"],
         created_timestamp=row["_created_timestamp"],
     )
+
+
+def assignment_of(row: "asyncpg.Record") -> Assignment:
+    """The assignment in a row of assignment.sql or claim.sql."""
+    own = {name: row[name] for name in Assignment.__struct_fields__ if name != "initial_event"}
+    return Assignment(**own, initial_event=event_of(row))
 
 
 def _state(row: "asyncpg.Record") -> State:

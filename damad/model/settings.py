@@ -98,7 +98,7 @@ def _start_after(value: Any, pointer: str) -> float | str:
 
 
 def _is_in_range(moment: datetime) -> bool:
-    """True for a time that the database schedules by (schema/110_task_settings.sql), as it stands in UTC."""
+    """True for a time that the database schedules by (schema/105_moments.sql), as it stands in UTC."""
     try:
         return _FIRST_YEAR <= moment.astimezone(UTC).year <= _LAST_YEAR
     except OverflowError:

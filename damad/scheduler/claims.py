@@ -8,7 +8,7 @@ import structlog
 
 from damad import config, failpoints
 from damad.errors import BrokenLog, Conflict
-from damad.eventstore.schedule import Schedule
+from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Assignment, EventStore, TaskState
 from damad.scheduler import decisions
 from damad.scheduler.bulkhead import Bulkhead
@@ -44,7 +44,7 @@ class Claims:
 
     async def fill(self, occupied: Mapping[str, int]) -> list[Assignment]:
         """Fills the free slots of every queue, of which so many are occupied. Returns what was claimed."""
-        claimed: list[int] = []
+        claimed: list[Assignment] = []
         for queue in await self._schedule.queues_with_work():
             rules = self._config.queue(queue)
             slots = rules.concurrency - occupied.get(queue, 0)
@@ -53,15 +53,15 @@ class Claims:
                 claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
-        return [await self._store.assignment(id_) for id_ in claimed]
+        return claimed
 
-    async def _claim(self, queue: str, slots: int, shared: bool) -> list[int]:
+    async def _claim(self, queue: str, slots: int, shared: bool) -> list[Assignment]:
         """Claims from one queue. A task with a broken log is parked, said once, and keeps none of the others."""
         while True:
             parked = [id_ for id_, until in self._parked.items() if until > time.monotonic()]
             try:
                 return await self._schedule.claim(
-                    queue, slots, shared=shared, holder=self._holder, lease=self._config.lease, leave_out=parked
+                    [FreeSlots(queue, slots, shared)], holder=self._holder, lease=self._config.lease, leave_out=parked
                 )
             except BrokenLog as error:
                 id_ = error.values.get("etl_context_id")

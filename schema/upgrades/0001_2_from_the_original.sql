@@ -156,10 +156,7 @@ SET CONSTRAINTS ALL IMMEDIATE;
 
 ALTER TABLE data_manager.etl_contexts
   ADD FOREIGN KEY (parent_context_id) REFERENCES data_manager.etl_contexts (etl_context_id),
-  ADD FOREIGN KEY (source_id) REFERENCES data_manager.sources (source_id),
-  ADD FOREIGN KEY (etl_status) REFERENCES data_manager.etl_statuses (etl_status);
-ALTER TABLE data_manager.event_store
-  ADD FOREIGN KEY (etl_context_id) REFERENCES data_manager.etl_contexts (etl_context_id);
+  ADD FOREIGN KEY (source_id) REFERENCES data_manager.sources (source_id);
 
 -- Up to here the original wrote. (The same table as in ../056_original_events.sql.)
 CREATE TABLE data_manager.original_events (

@@ -2,12 +2,18 @@
 
 from guard import Guard
 
-JUDGE = "schema/130_judge_event.sql"
+JUDGE = "schema/130_judge_events.sql"
 EVENTS = "schema/050_event_store.sql"
 TRIGGERS = "schema/140_event_store_triggers.sql"
 QUERIES = "damad/eventstore/queries"
 LIFECYCLE = "damad/model/lifecycle.py"
 DECISIONS = "damad/scheduler/decisions.py"
+
+QUEUED = "t.queue = queues[i] AND t.state = 'queued'\n"
+OWN = "              AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)\n"
+UNCANCELLED = (
+    "              AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))\n"
+)
 
 HOSTILE = "tests/test_hostile_writers.py"
 BEHIND = "tests/test_behind_the_judge.py"
@@ -22,28 +28,28 @@ GUARDS = (
     Guard(
         "an old fence is refused",
         JUDGE,
-        "NEW.fence IS DISTINCT FROM task.fence OR ",
+        "l.fence IS DISTINCT FROM (l.task).fence OR ",
         "",
         (f"{STORE}::test_an_old_fence_is_refused",),
     ),
     Guard(
         "an old fence is refused after a takeover in between",
         JUDGE,
-        "NEW.fence IS DISTINCT FROM task.fence OR ",
+        "l.fence IS DISTINCT FROM (l.task).fence OR ",
         "",
         (f"{STORE}::test_an_old_fence_is_refused_in_a_transaction_that_began_before_the_takeover",),
     ),
     Guard(
         "a fence is over with its claim",
         JUDGE,
-        " OR before IN ('queued', 'scheduled', 'retrying', 'waiting')",
+        " OR l.before IN ('queued', 'scheduled', 'retrying', 'waiting')",
         "",
         (f"{HOSTILE}::test_a_run_that_is_over_appends_nothing_even_while_nobody_claimed_its_task_again",),
     ),
     Guard(
         "a claim raises the fence",
         JUDGE,
-        " OR (this_kind = 'CLAIMED' AND (NEW.payload ->> 'fence')::bigint <= task.fence)",
+        " OR (l.kind = 'CLAIMED' AND (l.payload ->> 'fence')::bigint <= (l.task).fence)",
         "",
         (f"{TABLE}::test_a_claim_raises_the_fence_or_is_refused",),
     ),
@@ -51,22 +57,22 @@ GUARDS = (
     Guard(
         "the table of transitions is asked",
         JUDGE,
-        "IF after IS NULL OR (",
-        "IF (",
+        "WHEN l.after IS NULL OR (",
+        "WHEN (",
         (f"{STORE}::test_nothing_follows_a_final",),
     ),
     Guard(
         "an event_uuid is looked for",
         JUDGE,
-        "ELSIF EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = NEW.event_uuid) THEN",
-        "ELSIF false THEN",
+        "WHEN (SELECT true FROM data_manager.event_store s WHERE s.event_uuid = l.event_uuid) THEN",
+        "WHEN false THEN",
         (f"{HOSTILE}::test_a_uuid_that_is_there_is_refused_at_once_and_the_transaction_may_go_on",),
     ),
     Guard(
         "the judge numbers events itself",
         JUDGE,
-        "NEW.version            := ctx.version + 1;",
-        "NEW.version            := coalesce(NEW.version, ctx.version + 1);",
+        "SELECT j.event_id, j.version, j.event_uuid",
+        "SELECT j.event_id, coalesce(NEW.version, j.version), j.event_uuid",
         ("tests/test_direct_writers.py::test_whatever_columns_are_filled_in_the_judge_fills_them",),
     ),
     *(
@@ -96,15 +102,15 @@ GUARDS = (
     Guard(
         "the judge locks the context",
         JUDGE,
-        "WHERE etl_context_id = NEW.etl_context_id\n        FOR NO KEY UPDATE;",
-        "WHERE etl_context_id = NEW.etl_context_id;",
+        "        ORDER BY c.etl_context_id\n        FOR NO KEY UPDATE;",
+        "        ;",
         (f"{LOCKS}::test_who_inserts_while_another_has_not_committed_is_judged_after_it",),
     ),
     Guard(
         "the lock lets children be queued",
         JUDGE,
-        "WHERE etl_context_id = NEW.etl_context_id\n        FOR NO KEY UPDATE;",
-        "WHERE etl_context_id = NEW.etl_context_id\n        FOR UPDATE;",
+        "        FOR NO KEY UPDATE;",
+        "        FOR UPDATE;",
         (f"{HOSTILE}::test_an_append_that_is_not_committed_yet_keeps_nobody_from_queueing_a_child",),
     ),
     Guard(
@@ -124,23 +130,29 @@ GUARDS = (
     Guard(
         "a claim reads the fence under the lock",
         "schema/220_claim_tasks.sql",
-        "PERFORM FROM data_manager.etl_contexts WHERE etl_context_id = id FOR NO KEY UPDATE;",
-        "",
+        "        ORDER BY c.etl_context_id\n        FOR NO KEY UPDATE;",
+        "        ;",
         (f"{LOCKS}::test_a_claim_that_waited_for_another_takes_the_fence_after_it",),
     ),
-    Guard(
-        "a claim waits for no context",
-        "schema/220_claim_tasks.sql",
-        "FOR NO KEY UPDATE OF c, t SKIP LOCKED",
-        "FOR NO KEY UPDATE OF c, t",
-        (f"{SCHEDULE}::test_a_context_that_somebody_holds_is_left_out_and_not_waited_for",),
+    *(
+        Guard(
+            f"a claim waits for no context of what is {ready}",
+            "schema/220_claim_tasks.sql",
+            f"FOR NO KEY UPDATE OF c, t SKIP LOCKED\n        ){after}",
+            f"FOR NO KEY UPDATE OF c, t\n        ){after}",
+            (f"{SCHEDULE}::test_a_context_that_somebody_holds_is_left_out_and_not_waited_for",),
+        )
+        for ready, after in (("queued", ", due AS"), ("due", "\n        SELECT"))
     ),
-    Guard(
-        "a task is claimed by its own host",
-        "schema/220_claim_tasks.sql",
-        "AND (shared OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)",
-        "",
-        (f"{SCHEDULE}::test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared",),
+    *(
+        Guard(
+            f"a task is claimed by its own host when it is {ready}",
+            "schema/220_claim_tasks.sql",
+            state + OWN,
+            state,
+            (f"{SCHEDULE}::test_a_task_runs_on_the_host_that_queued_it_unless_its_queue_is_shared",),
+        )
+        for ready, state in (("queued", QUEUED), ("due", "t.run_at <= now\n"))
     ),
     # --- triggers ---
     Guard(
@@ -165,6 +177,13 @@ GUARDS = (
         (f"{STORE}::test_an_error_stands_with_what_follows_from_it_or_not_at_all",),
     ),
     Guard(
+        "what says that it was judged has been",
+        TRIGGERS,
+        "IF FOUND THEN",
+        "IF false THEN",
+        ("tests/test_direct_writers.py::test_no_event_gets_past_the_judge_by_saying_that_it_was_judged",),
+    ),
+    Guard(
         "an event that was dropped takes its transaction with it",
         "schema/141_etl_contexts_triggers.sql",
         "IF NOT EXISTS (SELECT FROM data_manager.event_store WHERE event_id = NEW.latest_event_id) THEN",
@@ -178,6 +197,20 @@ GUARDS = (
         "",
         ("tests/test_direct_writers.py::test_a_context_begins_without_events_whatever_its_row_claims",),
     ),
+    Guard(
+        "a context that says it has begun has its event",
+        "schema/141_etl_contexts_triggers.sql",
+        "      IF FOUND THEN\n        PERFORM data_manager.refuse('DA001', format('context %s begins",
+        "      IF false THEN\n        PERFORM data_manager.refuse('DA001', format('context %s begins",
+        ("tests/test_direct_writers.py::test_a_context_that_claims_an_event_it_has_not_is_refused",),
+    ),
+    Guard(
+        "a context with events stays",
+        "schema/141_etl_contexts_triggers.sql",
+        "FOR EACH ROW WHEN (OLD.version <> 0) EXECUTE FUNCTION data_manager.refuse_end();",
+        "FOR EACH ROW WHEN (false) EXECUTE FUNCTION data_manager.refuse_end();",
+        ("tests/test_direct_writers.py::test_a_context_with_events_cannot_be_deleted",),
+    ),
     # --- who serves ---
     Guard(
         "one daemon a host",
@@ -190,8 +223,8 @@ GUARDS = (
     Guard(
         "a task that cannot be claimed keeps none of the others",
         "schema/220_claim_tasks.sql",
-        "            AND t.etl_context_id <> ALL (leave_out)\n",
-        "",
+        QUEUED + OWN + UNCANCELLED + "              AND t.etl_context_id <> ALL (leave_out)\n",
+        QUEUED + OWN + UNCANCELLED,
         ("tests/test_bulkhead.py::test_a_broken_log_is_refused_by_its_name_and_others_are_claimed_without_it",),
     ),
     Guard(
@@ -205,8 +238,8 @@ GUARDS = (
     Guard(
         "a task that is to be cancelled is not claimed",
         "schema/220_claim_tasks.sql",
-        "            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))\n",
-        "",
+        QUEUED + OWN + UNCANCELLED,
+        QUEUED + OWN,
         (f"{INTENTS}::test_a_task_that_somebody_wants_cancelled_is_not_claimed_and_is_cancelled_by_any_daemon",),
     ),
     Guard(
@@ -241,8 +274,8 @@ GUARDS = (
     Guard(
         "a lease ends with its run",
         JUDGE,
-        "DELETE FROM data_manager.leases WHERE etl_context_id = NEW.etl_context_id;",
-        "NULL;",
+        "AND j.after NOT IN (",
+        "AND false AND j.after NOT IN (",
         (f"{TABLE}::test_a_lease_ends_with_its_run",),
     ),
     Guard(

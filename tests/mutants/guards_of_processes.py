@@ -109,9 +109,9 @@ GUARDS = (
     ),
     Guard(
         "what nobody can read is refused by the database",
-        "schema/130_judge_event.sql",
-        "IF NOT (data_manager.is_plain(NEW.payload) AND data_manager.is_plain(NEW.meta)) THEN",
-        "IF false THEN",
+        "schema/130_judge_events.sql",
+        "WHEN NOT (data_manager.is_plain(l.payload) AND data_manager.is_plain(l.meta)) THEN",
+        "WHEN false THEN",
         ("tests/test_poison_writers.py::test_what_nobody_can_read_back_is_refused_whoever_inserts",),
     ),
     # --- processes by proof ---

@@ -1,0 +1,42 @@
+-- Whether a setting is a text with something in it, or not given.
+CREATE OR REPLACE FUNCTION data_manager.is_text(setting jsonb)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN setting IS NULL OR CASE jsonb_typeof(setting) WHEN 'null' THEN true WHEN 'string' THEN setting <> '""' ELSE false END;
+
+-- Whether a setting is a whole number between two others, or not given.
+CREATE OR REPLACE FUNCTION data_manager.is_whole(setting text, lowest bigint, highest bigint)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN setting IS NULL OR CASE WHEN setting ~ '^-?[0-9]{1,10}$' THEN setting::bigint BETWEEN lowest AND highest ELSE false END;
+
+-- Whether a setting is a time or a duration of at most a hundred years, or not given.
+CREATE OR REPLACE FUNCTION data_manager.is_start(setting jsonb)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN setting IS NULL OR CASE jsonb_typeof(setting)
+    WHEN 'null' THEN true
+    WHEN 'number' THEN setting::numeric BETWEEN 0 AND 3162240000
+    WHEN 'string' THEN data_manager.is_moment(setting #>> '{}')
+      OR coalesce(data_manager.duration_seconds(setting #>> '{}') BETWEEN 0 AND 3162240000, false)
+    ELSE false
+  END;
+
+-- The first of a task's settings that the database itself could not schedule by; NULL where all fit.
+-- The rest is for whoever runs the task to read, and kept as it is.
+CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
+  RETURNS text
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE
+    WHEN jsonb_typeof(settings) <> 'object'                                               THEN '__dama_task_manager__'
+    WHEN NOT data_manager.is_text(settings -> 'worker')                                   THEN 'worker'
+    WHEN NOT data_manager.is_text(settings -> 'worker_path')                              THEN 'worker_path'
+    WHEN coalesce(settings ->> 'worker', settings ->> 'worker_path') IS NULL              THEN 'worker'
+    WHEN NOT data_manager.is_text(settings -> 'queue')                                    THEN 'queue'
+    WHEN NOT data_manager.is_text(settings -> 'idempotency_key')                          THEN 'idempotency_key'
+    WHEN NOT data_manager.is_text(settings -> 'dama_host_id')
+      OR settings ->> 'dama_host_id' !~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'    THEN 'dama_host_id'
+    WHEN NOT data_manager.is_whole(settings ->> 'priority', -2147483648, 2147483647)      THEN 'priority'
+    WHEN NOT data_manager.is_whole(settings ->> 'retry_limit', 0, 2147483647)             THEN 'retry_limit'
+    WHEN NOT data_manager.is_start(settings -> 'start_after')                             THEN 'start_after'
+  END;

@@ -1,0 +1,33 @@
+-- The row of a new task, out of the settings in its :INITIAL event, which fit (unfit_setting).
+-- worker_path is what the original's clients wrote in place of worker.
+CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, settings jsonb, created timestamptz)
+  RETURNS SETOF data_manager.dama_tasks
+  LANGUAGE sql STABLE
+  AS $$
+    SELECT
+      id,
+      coalesce(settings ->> 'worker', settings ->> 'worker_path'),
+      coalesce(settings ->> 'queue', 'default'),
+      coalesce((settings ->> 'priority')::integer, 0),
+      settings,
+      settings ->> 'idempotency_key',
+      'queued',
+      event_id,
+      CASE
+        WHEN settings ->> 'start_after' IS NULL                   THEN created
+        WHEN data_manager.is_moment(settings ->> 'start_after') THEN data_manager.moment(settings ->> 'start_after')
+        ELSE created + make_interval(secs => data_manager.duration_seconds(settings ->> 'start_after'))
+      END,
+      (settings ->> 'dama_host_id')::uuid,
+      NULL::uuid,         -- host_id
+      0::bigint,          -- fence
+      0,                  -- attempt
+      NULL::bigint,       -- pid
+      0,                  -- errors
+      0,                  -- crashes
+      false,              -- resumed
+      NULL::timestamptz,  -- started_at
+      NULL::timestamptz,  -- finished_at
+      NULL::jsonb,        -- progress
+      NULL::jsonb         -- error
+  $$;
