@@ -67,7 +67,9 @@ async def _serve(settings: Config) -> None:
     async with AsyncExitStack() as stack:
         doors = await stack.enter_async_context(taken(settings))
         server = await stack.enter_async_context(_embedded(settings))
-        databases = [await stack.enter_async_context(_database(name, dsn)) for name, dsn in _dsns(settings, server)]
+        databases = [
+            await stack.enter_async_context(_database(name, dsn, groups=True)) for name, dsn in _dsns(settings, server)
+        ]
         ready = [await _migrated(database, settings, first=True) for database in databases]
         host = Host(host_id, settings.state_dir / statefolder.HOST_ID_FILE)
         for database, migrated in zip(databases, ready, strict=True):
@@ -122,8 +124,12 @@ async def _runners(settings: Config) -> AsyncIterator[Runners | None]:
 
 
 @asynccontextmanager
-async def _database(name: str, dsn: str, *, lock_timeout: float = LOCK_TIMEOUT) -> AsyncIterator[Database]:
-    database = Database(name, dsn, application_name="damad", lock_timeout=lock_timeout, answer_timeout=ANSWER_TIMEOUT)
+async def _database(
+    name: str, dsn: str, *, lock_timeout: float = LOCK_TIMEOUT, groups: bool = False
+) -> AsyncIterator[Database]:
+    database = Database(
+        name, dsn, application_name="damad", lock_timeout=lock_timeout, answer_timeout=ANSWER_TIMEOUT, groups=groups
+    )
     try:
         yield database
     finally:

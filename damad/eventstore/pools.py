@@ -6,7 +6,7 @@ A worker may run code on loops of its own (asyncio.run in a thread); a connectio
 import asyncio
 import gc
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import asyncpg
 
 from damad import failpoints
 from damad.errors import ContextBusy, Unavailable
+from damad.eventstore.grouping import Answer, Asked, Grouping
 from damad.eventstore.listener import Listener
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import Contention, Unanswered, translated
@@ -37,6 +38,8 @@ class Database:
     never). A half-open connection is not closed, so nothing else tells. In a transaction of the caller's it holds
     only beside a lock_timeout: what may wait for a lock for ever cannot be told from what is not answered.
     pooled: whether a pooler is in between, where that is known already.
+    groups: whether calls that ask the same at the same time are answered together (grouping.py). For whoever serves
+    many clients at once.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Database:
         lock_timeout: float | None = None,
         answer_timeout: float | None = None,
         pooled: bool | None = None,
+        groups: bool = False,
     ) -> None:
         self.pg_env = pg_env
+        self.groups = groups
         self.dsn = dsn
         self.sessions = Sessions(dsn, application_name, lock_timeout=lock_timeout, pooled=pooled)
         self._waits_for_locks = lock_timeout is None
@@ -59,6 +64,7 @@ class Database:
         self._pools: dict[asyncio.AbstractEventLoop, asyncpg.Pool[Any]] = {}
         self._farewells: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
         self._listeners: dict[asyncio.AbstractEventLoop, Listener] = {}
+        self._groupings: dict[asyncio.AbstractEventLoop, dict[str, Grouping[Any, Any]]] = {}
 
     def __repr__(self) -> str:
         return f"<Database {self.pg_env}>"
@@ -91,7 +97,7 @@ class Database:
         """Forgets the loops that ended without a word: their connections go with them."""
         closed = [loop for loop in list(self._pools) if loop.is_closed()]  # other threads have loops of theirs
         for loop in closed:
-            for opened in (self._pools, self._farewells, self._listeners):
+            for opened in (self._pools, self._farewells, self._listeners, self._groupings):
                 opened.pop(loop, None)
         if closed:
             gc.collect()
@@ -188,9 +194,18 @@ class Database:
             listener = self._listeners[loop] = Listener(self.connect)
         return listener
 
+    def grouping(self, name: str, make: Callable[[], Grouping[Asked, Answer]]) -> Grouping[Asked, Answer]:
+        """This loop's grouping of the calls of one kind. Whoever asks first makes it."""
+        groupings = self._groupings.setdefault(asyncio.get_running_loop(), {})
+        if name not in groupings:
+            groupings[name] = make()
+        return groupings[name]
+
     async def close(self) -> None:
         """Closes what this loop opened. Connections in the middle of something are cut."""
         loop = asyncio.get_running_loop()
+        for grouping in self._groupings.pop(loop, {}).values():
+            await grouping.close()
         if listener := self._listeners.pop(loop, None):
             await listener.close()
         self._farewells.pop(loop, None)

@@ -7,7 +7,7 @@ What says that the server is away, starting or stopping becomes Unavailable: the
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -86,38 +86,52 @@ def translated() -> Iterator[None]:
         raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error
 
 
+class Said(NamedTuple):
+    """What Postgres said no with."""
+
+    sqlstate: str
+    message: str
+    detail: str | None
+    constraint: str | None
+
+
 def _translate(error: asyncpg.PostgresError) -> DamadError:
-    state = error.sqlstate or ""
-    if refusal := _BY_SQLSTATE.get(state):
-        return refusal(_first_line(error), **_detail(error))
+    said = (getattr(error, name, None) for name in ("detail", "constraint_name"))
+    return refusal(Said(error.sqlstate or "", str(error), *said))
+
+
+def refusal(said: Said) -> DamadError:
+    """The error that says the same in damad's words."""
+    state, line, constraint = said.sqlstate, said.message.split("\n", 1)[0], said.constraint
+    if kind_of_refusal := _BY_SQLSTATE.get(state):
+        return kind_of_refusal(line, **_detail(said))
     if state in ("40001", "40P01"):
-        return Contention(_first_line(error))
+        return Contention(line)
     if state == "55P03":
         return ContextBusy("somebody holds this context in an open transaction; try again")
     if state in _MISFITS:
-        return InvalidInput(f"this does not fit into the log: {_first_line(error)}")
-    if state in _NO_SUCH_OBJECT and "data_manager" in str(error):
-        return SchemaMissing(f"there is no damad schema, or an older one ({_first_line(error)}); run `damad migrate`")
+        return InvalidInput(f"this does not fit into the log: {line}")
+    if state in _NO_SUCH_OBJECT and "data_manager" in said.message:
+        return SchemaMissing(f"there is no damad schema, or an older one ({line}); run `damad migrate`")
     if state.startswith(_AWAY):
-        return Unavailable(f"Postgres is away: {_first_line(error)}")
-    constraint = getattr(error, "constraint_name", None)
+        return Unavailable(f"Postgres is away: {line}")
     if constraint == "dama_tasks_idempotency_key":
         return Contention("another task with this idempotency_key is being queued")
     if constraint == "event_store_pkey":  # an id that somebody gave by hand; the next one is drawn by then
         return Contention("another event has this event_id")
     if constraint in _ONLY_BY_HAND:
-        return _broken_log(error)
+        return _broken_log(said)
     if constraint in _BY_CONSTRAINT:
         kind, message = _BY_CONSTRAINT[constraint]
         if kind is InvalidInput:
             return InvalidInput(message, pointer=f"/{constraint.removeprefix('etl_contexts_').removesuffix('_fkey')}")
         return EventUuidConflict(message)
-    return DamadError(f"Postgres refused: {_first_line(error)} ({state})")
+    return DamadError(f"Postgres refused: {line} ({state})")
 
 
-def _broken_log(error: asyncpg.PostgresError) -> BrokenLog:
+def _broken_log(said: Said) -> BrokenLog:
     # The one place that names the context is "Key (etl_context_id, version)=(7, 3)", in whatever language around it.
-    found = re.search(r"\(etl_context_id[^)]*\)=\((\d+)", getattr(error, "detail", None) or "")
+    found = re.search(r"\(etl_context_id[^)]*\)=\((\d+)", said.detail or "")
     which = f"context {found[1]}" if found else "a context"
     return BrokenLog(
         f"the log of {which} holds events that nobody judged, written with the triggers off: nothing can follow them; "
@@ -135,9 +149,9 @@ def _first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def _detail(error: asyncpg.PostgresError) -> dict[str, Any]:
+def _detail(said: Said) -> dict[str, Any]:
     try:
-        values = msgspec.json.decode(getattr(error, "detail", None) or "{}")
+        values = msgspec.json.decode(said.detail or "{}")
     except msgspec.DecodeError:
         return {}
     return {name: value for name, value in values.items() if name != "pointer"} if isinstance(values, dict) else {}

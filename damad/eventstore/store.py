@@ -1,16 +1,18 @@
 """Append and read: what the log of one pg_env can do. Every statement is a file in queries/."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 import orjson
 
-from damad.errors import NotFound, Unavailable
+from damad.errors import ContextBusy, DamadError, NotFound, Unavailable
+from damad.eventstore import refusals
+from damad.eventstore.grouping import Grouping
 from damad.eventstore.pools import Database
 from damad.model import json_value
 from damad.model.event import Event, RecordedEvent
@@ -112,22 +114,54 @@ class EventStore:
         ContextBusy, Unavailable. After Unavailable the outcome is unknown: the same again, with the same
         event_uuid, is safe.
         """
-        events = [append.event for append in appends]
-        rows = await self.database.fetch(
-            "append",
-            [append.etl_context_id for append in appends],
-            *_columns(events),
-            [event.error for event in events],
-            [event.event_uuid for event in events],
-            [append.fence for append in appends],
-            [append.expected_version for append in appends],
-            on=on,
-            repeatable=_has_uuids(events),
-        )
+        if on is None and self.database.groups:
+            return await self._append_with_others(appends)
+        return await self._append(appends, on=on)
+
+    async def append_each(self, calls: Sequence[Sequence[Append]]) -> list[list[Appended] | DamadError]:
+        """Appends the events of calls that know nothing of each other, in one statement: what `append` would return or
+        raise for each. A call whose context somebody holds is answered with ContextBusy at once.
+        """
+        numbers = [number for number, call in enumerate(calls) for _ in call]
+        appends = [append for call in calls for append in call]
+        repeatable = _has_uuids([append.event for append in appends])
+        rows = await self.database.fetch("append_each", *_appends(appends), numbers, repeatable=repeatable)
+        answers: list[list[Appended] | DamadError] = [[] for _ in calls]
+        for row in rows:
+            match row["outcome"], answers[row["call"]]:
+                case "recorded", list() as appended:
+                    appended.append(Appended(event_of(row), row["replayed"]))
+                case "refused", _:
+                    said = refusals.Said(row["code"], row["message"], row["detail"], row["broken"])
+                    answers[row["call"]] = refusals.refusal(said)
+                case _:
+                    answers[row["call"]] = ContextBusy("somebody holds this context in an open transaction; try again")
+        return answers
+
+    async def _append(
+        self, appends: Sequence[Append], *, on: "asyncpg.Connection[Any] | None" = None
+    ) -> list[Appended]:
+        repeatable = _has_uuids([append.event for append in appends])
+        rows = await self.database.fetch("append", *_appends(appends), on=on, repeatable=repeatable)
         return [Appended(event_of(row), row["replayed"]) for row in rows]
+
+    async def _append_with_others(self, appends: Sequence[Append]) -> list[Appended]:
+        grouping = self.database.grouping("append", lambda: Grouping(self.append_each, self._append))
+        named = [_named(append) for append in appends]
+        done: list[Appended] = await grouping.ask(named, events=len(named), size=_size(a.event for a in named))
+        # An event that was not named by who appends it is new to them, also where we had to send it twice.
+        return [
+            Appended(recorded.event, recorded.replayed and append.event.event_uuid is not None)
+            for append, recorded in zip(appends, done, strict=True)
+        ]
 
     async def queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
+        if on is None and self.database.groups:
+            return await self._queue_with_others(tasks)
+        return await self._queue(tasks, on=on)
+
+    async def _queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         initials = [task.initial for task in tasks]
         rows = await self.database.fetch(
             "queue",
@@ -139,6 +173,16 @@ class EventStore:
             repeatable=_has_uuids(initials),
         )
         return [Queued(row["etl_context_id"], row["created"]) for row in rows]
+
+    async def _queue_with_others(self, tasks: Sequence[NewTask]) -> list[Queued]:
+        grouping = self.database.grouping("queue", lambda: Grouping(self._queue_each, self._queue))
+        size = _size(task.initial for task in tasks)
+        done: list[Queued] = await grouping.ask(list(tasks), events=len(tasks), size=size)
+        return done
+
+    async def _queue_each(self, calls: Sequence[Sequence[NewTask]]) -> list[list[Queued]]:
+        done = iter(await self._queue([task for call in calls for task in call]))
+        return [[next(done) for _ in call] for call in calls]
 
     async def create_context(self, *, parent_context_id: int | None = None, source_id: int | None = None) -> int:
         """A new context without events. Raises InvalidInput for an unknown parent or source."""
@@ -255,6 +299,30 @@ class EventStore:
 def _has_uuids(events: Sequence[Event]) -> bool:
     """True where the same again is seen to be the same."""
     return all(event.event_uuid is not None for event in events)
+
+
+def _named(append: Append) -> Append:
+    """The same with an event_uuid, so that it may be sent twice."""
+    if append.event.event_uuid is not None:
+        return append
+    event = msgspec.structs.replace(append.event, event_uuid=uuid4())
+    return msgspec.structs.replace(append, event=event)
+
+
+def _size(events: Iterable[Event]) -> int:
+    return sum(len(json_value.dumps(event.payload)) + len(json_value.dumps(event.meta)) for event in events)
+
+
+def _appends(appends: Sequence[Append]) -> tuple[list[Any], ...]:
+    events = [append.event for append in appends]
+    return (
+        [append.etl_context_id for append in appends],
+        *_columns(events),
+        [event.error for event in events],
+        [event.event_uuid for event in events],
+        [append.fence for append in appends],
+        [append.expected_version for append in appends],
+    )
 
 
 def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:

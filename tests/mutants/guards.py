@@ -211,6 +211,21 @@ GUARDS = (
         "FOR EACH ROW WHEN (false) EXECUTE FUNCTION data_manager.refuse_end();",
         ("tests/test_direct_writers.py::test_a_context_with_events_cannot_be_deleted",),
     ),
+    # --- calls that are made together ---
+    Guard(
+        "a group waits for no context",
+        "schema/203_append_each.sql",
+        "FOR NO KEY UPDATE SKIP LOCKED",
+        "FOR NO KEY UPDATE",
+        ("tests/test_grouping.py::test_a_context_that_somebody_holds_is_left_out_and_the_others_are_not",),
+    ),
+    Guard(
+        "what is judged at the commit of a group fails its own call only",
+        "schema/202_append_calls.sql",
+        "SET CONSTRAINTS data_manager.event_store_error_is_concluded IMMEDIATE;",
+        "",
+        ("tests/test_grouping.py::test_an_error_without_what_follows_from_it_fails_its_own_call_only",),
+    ),
     # --- who serves ---
     Guard(
         "one daemon a host",
