@@ -20,7 +20,7 @@ from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.feed import Feed
 from damad.eventstore.store import Append, Appended
-from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, parse
+from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, check_type, parse
 
 T = TypeVar("T")
 
@@ -116,13 +116,14 @@ async def persist(operation: Callable[[], Awaitable[T]]) -> T:
 
 async def append(
     etl_context_id: int,
-    given: Sequence[dict[str, Any]],
+    given: Sequence[dict[str, Any] | Event],
     *,
     expected_versions: Sequence[int | None] = (),
     pointer: str = "",
 ) -> list[Appended]:
     """Appends events from outside to a context, all or none.
 
+    `given`: plain objects, or Events that a front took from JSON which it has checked.
     `expected_versions`: the version of the context before each of them. Who names that of the first alone has named
     them all, so that of events that are sent again none is appended twice.
 
@@ -131,7 +132,7 @@ async def append(
     new = []
     for place, event in enumerate(given):
         where = f"{pointer}/{place}" if len(given) > 1 else pointer
-        new.append(_not_reserved(parse(event, pointer=where), where))
+        new.append(_not_reserved(_event(event, where), where))
     done = await context.current().store.append(
         [
             Append(etl_context_id=etl_context_id, event=_with_uuid(event), expected_version=expected)
@@ -293,6 +294,13 @@ def _transaction_here() -> _Transaction | None:
 
 def _from_worker(event: Any) -> Event:
     return _with_uuid(_not_reserved(parse(event), ""))
+
+
+def _event(given: dict[str, Any] | Event, pointer: str) -> Event:
+    if not isinstance(given, Event):
+        return parse(given, pointer=pointer)
+    check_type(given.type, pointer=f"{pointer}/type")
+    return given
 
 
 def _not_reserved(event: Event, pointer: str) -> Event:

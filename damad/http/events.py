@@ -35,12 +35,11 @@ async def append_events(request: web.Request) -> web.Response:
     id_ = wire.context_id(request)
     asked, many = wire.one_or_many(await wire.read_json(request))
     fields = [fit(item, EventFields, pointer=pointer) for pointer, item in asked]
-    plain = [{name: item[name] for name in item if name != "expected_version"} for _, item in asked]
     done = await events.append(
         id_,
-        plain,
+        fields,
         expected_versions=[field.expected_version for field in fields],
-        pointer="/0" if many and len(plain) == 1 else "",
+        pointer="/0" if many and len(fields) == 1 else "",
     )
     status = 200 if all(appended.replayed for appended in done) else 201
     recorded = [appended.event for appended in done]

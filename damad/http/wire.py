@@ -140,26 +140,38 @@ def _check_encoding(request: web.Request) -> None:
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
-    too_large = TooLarge(f"the body is over {limit} bytes", max_body=limit)
     if (request.content_length or 0) > limit:
-        raise too_large
+        raise _too_large(limit)
+    try:
+        # A short body comes along with the head. Then nothing is to be waited for, and a clock for it is dear.
+        came_along = request.content.is_eof() and hdrs.EXPECT not in request.headers
+        body = request.content.read_nowait() if came_along else await _arriving(request, limit)
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"the body breaks off: {error}") from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def _arriving(request: web.Request, limit: int) -> bytes:
+    """The body as far as it matters: whole, or the beginning of one that is over the limit."""
     body = bytearray()
     seconds = request.app[SETTINGS].body_timeout
     waits = request.app[WAITS]
     try:
         async with waits.bounded(seconds):
             await _ask_for_it(request)
-            while chunk := await request.content.readany():
+            while len(body) <= limit and (chunk := await request.content.readany()):
                 body += chunk
-                if len(body) > limit:
-                    raise too_large
     except TimeoutError:
         if waits.over:
             raise Unavailable("damad is shutting down; send it again") from None
         raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from None
-    except web.RequestPayloadError as error:
-        raise BadRequest(f"the body breaks off: {error}") from None
     return bytes(body)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is over {limit} bytes", max_body=limit)
 
 
 async def _ask_for_it(request: web.Request) -> None:

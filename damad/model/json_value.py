@@ -20,6 +20,7 @@ _SHALLOW: Final = 128
 """Deepest nesting that the database takes: damad wraps what is 64 deep once or twice."""
 _FIRST_EXPONENT: Final = 1e16
 """From here on orjson writes an exponent."""
+_CONTAINERS: Final = (dict, list, tuple)
 _EXPONENT = re.compile(rb"\de\+?\d")
 
 
@@ -133,7 +134,7 @@ def _with_points(value: Any) -> Any:
 def _check(value: Any, depth: int) -> int:
     if isinstance(value, str):
         _check_text(value)
-    elif isinstance(value, dict | list | tuple):
+    elif isinstance(value, _CONTAINERS):
         if depth > MAX_DEPTH:
             raise NotJson(f"nesting deeper than {MAX_DEPTH}", malformed=True)
         return _check_members(value, depth)

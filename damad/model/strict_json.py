@@ -28,7 +28,7 @@ def decode(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
     """
     text = _text(body, called)
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_double)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidJson(f"this is no JSON: {error}") from None
     except RecursionError:
@@ -92,3 +92,7 @@ def _is_exact(text: str, number: float, digits: int) -> bool:
     if digits > _LONGEST_DOUBLE:
         return False
     return Decimal(text) in (Decimal(repr(number)), Decimal(f"{number:.{digits - 1}e}"))
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_double)
+"""Made once: to make one takes longer than to read a short text with it."""
