@@ -115,6 +115,12 @@ def run_in(context: EtlContext) -> Iterator[EtlContext]:
         _current.reset(token)
 
 
+def enter(context: EtlContext) -> None:
+    """The rest of the current asyncio task runs in `context`: for a request, which has a task of its own."""
+    _carry_into_threads()
+    _current.set(context)
+
+
 @cache
 def _database(pg_env: str) -> Database:
     """The database of a pg_env out of the configuration, for code that was given none. One a process."""

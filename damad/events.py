@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, TypeVar
-from uuid import uuid4
 
 import msgspec
 
@@ -20,6 +19,7 @@ from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
 from damad.eventstore.feed import Feed
 from damad.eventstore.store import Append, Appended
+from damad.eventstore.uuids import new_uuid
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, check_type, parse
 
 T = TypeVar("T")
@@ -141,7 +141,8 @@ async def append(
     )
     # One whose uuid was drawn here can only have been recorded by a first try whose answer was lost.
     return [
-        Appended(one.event, one.replayed and event.event_uuid is not None) for one, event in zip(done, new, strict=True)
+        one if event.event_uuid or not one.replayed else Appended(one.event, False)
+        for one, event in zip(done, new, strict=True)
     ]
 
 
@@ -152,7 +153,7 @@ def _counted(expected: Sequence[int | None], count: int) -> list[int | None]:
 
 
 def _with_uuid(event: Event) -> Event:
-    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())
+    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=new_uuid())
 
 
 async def create_context(*, parent_context_id: int | None = None, source_id: int | None = None) -> int:

@@ -55,8 +55,8 @@ async def in_pg_env(request: web.Request, handler: Handler) -> web.StreamRespons
     found = request.app[PG_ENVS].get(name)
     if found is None:
         raise NotFound(f"there is no pg_env {name[:80]!r} here")
-    with context.run_in(found):
-        return await handler(request)
+    context.enter(found)
+    return await handler(request)
 
 
 async def is_alive(request: web.Request) -> web.Response:

@@ -77,6 +77,8 @@ def query(request: web.Request, shape: type[S]) -> S:
 
     Raises InvalidInput, with the name of the `parameter`, for unknown ones, bad ones, and ones given twice.
     """
+    if not request.query_string:
+        return shape()
     kinds = _kinds(shape)
     given: dict[str, Any] = {}
     for name in request.query:

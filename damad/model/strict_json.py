@@ -48,7 +48,7 @@ def decode(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
 
 
 def _text(body: bytes, called: str) -> str:
-    if not body.strip():
+    if not body or body.isspace():
         raise InvalidJson(f"{called} is empty; it should be JSON")
     if body.startswith(codecs.BOM_UTF8):
         raise InvalidJson(f"{called} begins with a byte order mark")

@@ -211,7 +211,7 @@ GUARDS = (
     Guard(
         "what a run appends carries an event_uuid",
         "damad/events.py",
-        "return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())",
+        "return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=new_uuid())",
         "return event",
         ("tests/faults/test_sent_again.py::test_what_a_run_appends_is_there_once",),
     ),
