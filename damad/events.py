@@ -148,8 +148,10 @@ async def append(
 
 def _counted(expected: Sequence[int | None], count: int) -> list[int | None]:
     first = expected[0] if expected else None
-    counted = [None if first is None else min(first + place, _LAST_VERSION) for place in range(count)]
-    return [own if own is not None else after for own, after in zip(expected or counted, counted, strict=True)]
+    if first is None:
+        return list(expected) or [None] * count
+    counted = [min(first + place, _LAST_VERSION) for place in range(count)]
+    return [own if own is not None else after for own, after in zip(expected, counted, strict=True)]
 
 
 def _with_uuid(event: Event) -> Event:

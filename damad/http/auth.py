@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import secrets
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -68,16 +69,20 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _check_host(request: web.Request) -> str:
     given = request.headers.get(hdrs.HOST, "")
-    parts = _HOST.fullmatch(given)
-    if parts is None or not _is_ours((parts[1] or parts[2]).lower(), request):
+    here = request.get_extra_info("sockname")
+    if not _is_ours(given, request.app[SETTINGS].host, here[0] if here else None):
         raise Misdirected(f"Host {given[:80]!r} is not this one; ask for localhost or for the address it listens on")
     return given.lower()
 
 
-def _is_ours(name: str, request: web.Request) -> bool:
+@lru_cache(maxsize=64)
+def _is_ours(given: str, configured: str, here: str | None) -> bool:
     """True for the names of this machine to itself, the configured host, and the address that the request came to."""
-    here = request.get_extra_info("sockname")
-    if name in ("localhost", request.app[SETTINGS].host.lower()) or (here and name == here[0]):
+    parts = _HOST.fullmatch(given)
+    if parts is None:
+        return False
+    name = (parts[1] or parts[2]).lower()
+    if name in ("localhost", configured.lower(), here):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -12,7 +12,9 @@ import orjson
 MAX_DEPTH: Final = 64
 """Deepest nesting that is taken (contract, section 5)."""
 
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+"""The integers that are taken."""
 _PLAIN_EXPONENT: Final = 64
 """Doubles within 2**±64 are written about as long as they were; jsonb spells all digits of the others out."""
 _LONGEST_POINTER: Final = 1000
@@ -141,7 +143,7 @@ def _check(value: Any, depth: int) -> int:
     elif isinstance(value, float):
         return _check_double(value)
     elif isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
+        if not INT_MIN <= value <= INT_MAX:
             raise NotJson("a number that 64 bits cannot hold")
     elif value is not None:
         raise NotJson(f"a {type(value).__name__}, which JSON does not have,", malformed=True)

@@ -2,8 +2,9 @@
 
 Refused as no JSON (400): a byte order mark, invalid UTF-8, duplicate keys, NaN and Infinity, lone surrogates, nesting
 deeper than 64. Refused as not fitting (422): NUL, integers beyond 64 bits, numbers beyond a double or between two.
-msgspec and orjson let several of these through (duplicate keys; integers from 2**64, rounded or kept), hence the
-standard library's scanner, which has a hook for each, and one walk over the value that it made.
+msgspec and orjson let several of these through (duplicate keys; integers from 2**64, rounded or kept). Where a text is
+so plain that none of them can be in it (plain_json.py), that does not matter. Any other is read by the standard
+library's scanner, which has a hook for each, and by one walk over the value that it made.
 """
 
 import codecs
@@ -14,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from damad.errors import InvalidInput, InvalidJson
-from damad.model import json_value
+from damad.model import json_value, plain_json
 from damad.model.json_value import MAX_DEPTH, NotFinite, NotJson
 
 _LONGEST_DOUBLE: Final = 767
@@ -26,6 +27,12 @@ def decode(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
 
     Raises InvalidJson and InvalidInput, which say where. `called`: what their messages call the text.
     """
+    plain = plain_json.read(body)
+    return (plain, 0) if plain is not plain_json.NOT_PLAIN else decode_exactly(body, called=called)
+
+
+def decode_exactly(body: bytes, *, called: str = "the body") -> tuple[Any, int]:
+    """`decode` of any text, plain ones too: what it says is what counts."""
     text = _text(body, called)
     try:
         value = _DECODER.decode(text)

@@ -287,8 +287,8 @@ GUARDS = (
     Guard(
         "the Host is asked for",
         AUTH,
-        "if parts is None or not _is_ours((parts[1] or parts[2]).lower(), request):",
-        "if parts is None:",
+        "if not _is_ours(given, request.app[SETTINGS].host, here[0] if here else None):",
+        "if not given:",
         (f"{WHO}::test_another_host_is_misdirected",),
     ),
     Guard(
