@@ -17,19 +17,19 @@ PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
 _ROOT: Final = "/v1/{pg_env}"
 
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    (hdrs.METH_POST, "/contexts/{id}/events", events.append_events),
+    (hdrs.METH_GET, "/contexts/{id}/events", events.read_events),
     (hdrs.METH_POST, "/tasks", tasks.queue_tasks),
     (hdrs.METH_GET, "/tasks", tasks.list_tasks),
     (hdrs.METH_POST, "/contexts", contexts.create_context),
     (hdrs.METH_GET, "/contexts/{id}", contexts.read_state),
     (hdrs.METH_GET, "/contexts/{id}/tree", contexts.read_tree),
-    (hdrs.METH_POST, "/contexts/{id}/events", events.append_events),
-    (hdrs.METH_GET, "/contexts/{id}/events", events.read_events),
     (hdrs.METH_GET, "/contexts/{id}/final", contexts.read_final),
     (hdrs.METH_POST, "/contexts/{id}/cancel", tasks.cancel_task),
     (hdrs.METH_POST, "/contexts/{id}/retry", tasks.retry_task),
     (hdrs.METH_GET, "/contexts/{id}/logs", logs.read_log),
 )
-"""The routes of a pg_env: method, path below its root, handler."""
+"""The routes of a pg_env: method, path below its root, handler. They are tried in this order: the busiest is first."""
 
 
 def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str) -> web.Application:

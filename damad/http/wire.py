@@ -144,8 +144,6 @@ def _check_encoding(request: web.Request) -> None:
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
     try:
         # A short body comes along with the head. Then nothing is to be waited for, and a clock for it is dear.
         came_along = request.content.is_eof() and hdrs.EXPECT not in request.headers
@@ -159,6 +157,8 @@ async def _read(request: web.Request, limit: int) -> bytes:
 
 async def _arriving(request: web.Request, limit: int) -> bytes:
     """The body as far as it matters: whole, or the beginning of one that is over the limit."""
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
     body = bytearray()
     seconds = request.app[SETTINGS].body_timeout
     waits = request.app[WAITS]
