@@ -53,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_limit: int = 64_000_000
     auto_migrate: bool = True
     fork_server: bool = True
+    group_appends: bool = True
     pg_envs: dict[str, str] = {}
     queues: dict[str, Queue] = {}
 
@@ -68,7 +69,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
-_SWITCHES: Final = ("auto_migrate", "fork_server")
+_SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends")
 _SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
 """Those that are one value and no table of names."""
 _CREDENTIALS: Final = frozenset({

@@ -68,7 +68,8 @@ async def _serve(settings: Config) -> None:
         doors = await stack.enter_async_context(taken(settings))
         server = await stack.enter_async_context(_embedded(settings))
         databases = [
-            await stack.enter_async_context(_database(name, dsn, groups=True)) for name, dsn in _dsns(settings, server)
+            await stack.enter_async_context(_database(name, dsn, groups=settings.group_appends))
+            for name, dsn in _dsns(settings, server)
         ]
         ready = [await _migrated(database, settings, first=True) for database in databases]
         host = Host(host_id, settings.state_dir / statefolder.HOST_ID_FILE)

@@ -50,6 +50,7 @@ def test_with_nothing_configured_the_defaults_are_those_of_the_contract(folder: 
         log_limit=64_000_000,
         auto_migrate=True,
         fork_server=True,
+        group_appends=True,
         pg_envs={},
         queues={},
     )
