@@ -75,6 +75,7 @@ class Attempt:
             pg_env=claim.pg_env, etl_context_id=claim.etl_context_id, fence=claim.fence, database=database
         )
         self._assignment: Assignment | None = None
+        self._worker: Path | InvalidWorker | None = None
         self.concluded = False
         if task is not None:
             self._assign(task, asked_at)
@@ -157,20 +158,27 @@ class Attempt:
         )
 
     def _fingerprint(self) -> str | None:
-        try:
-            return sha256(workerfile.resolve(self.assignment.worker, self.claim.worker_roots))
-        except InvalidWorker:
-            return None
+        worker = self._resolved()
+        return None if isinstance(worker, InvalidWorker) else sha256(worker)
+
+    def _resolved(self) -> Path | InvalidWorker:
+        """The worker's file, or why it may not be run. Looked at once: what is said to run is what runs."""
+        if self._worker is None:
+            try:
+                self._worker = workerfile.resolve(self.assignment.worker, self.claim.worker_roots)
+            except InvalidWorker as refused:
+                self._worker = refused
+        return self._worker
 
     def find_worker(self) -> Path:
         """The worker's file. Raises NotLoaded where it vanished or may not be run, or its event cannot be read."""
         initial = self.assignment.initial_event
         if isinstance(initial.payload, Unreadable) or isinstance(initial.meta, Unreadable):
             raise NotLoaded(f"its event {initial.event_id} ({initial.type}) holds what cannot be read")
-        try:
-            return workerfile.resolve(self.assignment.worker, self.claim.worker_roots)
-        except InvalidWorker as error:
-            raise NotLoaded(str(error)) from None
+        worker = self._resolved()
+        if isinstance(worker, InvalidWorker):
+            raise NotLoaded(str(worker))
+        return worker
 
     async def renew(self, lost: Callable[[], None], *, used: float = 0.0) -> None:
         """Renews the lease for as long as it runs. Calls `lost` once, in a shared queue, when the lease has run out.
