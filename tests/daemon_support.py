@@ -230,8 +230,7 @@ class Site:
     def at_work(self, *but: int) -> dict[int, str]:
         """Every living process of this site but those, and but the fork servers and parents that wait for a run."""
         others = {pid: line for pid, line in self.processes().items() if pid not in but}
-        parents = {_parent(pid) for pid in others if _name(pid) not in _WAITING}
-        return {pid: line for pid, line in others.items() if _name(pid) not in _WAITING or pid in parents}
+        return {pid: line for pid, line in others.items() if _name(pid) not in _WAITING or _has_a_run(pid)}
 
     def runners(self) -> list[int]:
         """The processes that start runs, or wait beside one."""
@@ -312,9 +311,14 @@ def _name(pid: int) -> str:
     return _read(pid, "comm").strip()
 
 
-def _parent(pid: int) -> int | None:
-    fields = _read(pid, "stat").rpartition(")")[2].split()
-    return int(fields[1]) if fields else None
+def _has_a_run(pid: int) -> bool:
+    """True for the parent of a run, until all is on record and its log is put short."""
+    with suppress(OSError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(fd).endswith("/parent.log"):
+                    return True
+    return False
 
 
 @asynccontextmanager

@@ -123,7 +123,7 @@ async def test_what_runs_is_stopped_at_once_and_cancelled_when_the_row_is_free(
     assert await site.types(id_) == [*begun, *held, "CANCEL_REQUESTED", "CANCELLED"]
     await nothing_is_noted(site)
     await site.verified()
-    assert (await site.retry(id_)).state == "queued"
+    assert (await site.retry(id_)).state in ("queued", "claimed", "running")  # it may be claimed at once
     await site.event(id_, ":HERE", nth=2)
     assert (await cancel(site, id_))[0] == 202
     assert (await site.ended(id_)).state == "cancelled"
