@@ -27,10 +27,11 @@ class Reporter:
     concluded_at: when it was appended what became of it, by the clock of the loop; 0 before.
     """
 
-    def __init__(self, key: Key, store: EventStore, wake: Callable[[], None]) -> None:
+    def __init__(self, key: Key, store: EventStore, wake: Callable[[], None], look_now: Callable[[], None]) -> None:
         self._key = key
         self._store = store
         self._wake = wake
+        self._look_now = look_now
         self.concluded_at = 0.0
         self.is_over = False
 
@@ -68,7 +69,7 @@ class Reporter:
     def hung_up(self) -> None:
         """What becomes of it is to be seen by its records."""
         self.concluded_at = 0.0
-        self._wake()
+        self._look_now()
 
 
 def said(decision: decisions.Decision | None, held: Held, now: datetime) -> list[Event]:

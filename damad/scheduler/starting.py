@@ -31,17 +31,19 @@ class Starter:
         settings_: config.Config,
         host_id: str,
         observer: Observer,
-        wake: Callable[[], None],
         *,
         runners: Runners | None,
         terminal: bool,
         debug: str | None,
+        wake: Callable[[], None],
+        look_now: Callable[[], None],
     ) -> None:
         self._database = database
         self._config = settings_
         self._host_id = host_id
         self._observer = observer
         self._wake = wake
+        self._look_now = look_now
         self._runners = runners
         self._terminal = terminal
         self._debug = debug
@@ -74,7 +76,7 @@ class Starter:
             self._runners.hang_up(reporter)
 
     def _reporter(self, key: Key) -> Reporter:
-        self.reporters[key] = reporter = Reporter(key, EventStore(self._database), self._wake)
+        self.reporters[key] = reporter = Reporter(key, EventStore(self._database), self._wake, self._look_now)
         return reporter
 
     async def _launch(self, key: Key, assignment: launcher.Assignment, preload: Preload) -> None:

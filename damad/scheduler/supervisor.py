@@ -82,14 +82,15 @@ class Supervisor:
             settings=settings_, holder=self.holder, clock=self._clock, bulkhead=self._bulkhead,
         )  # fmt: skip
         self._cancels = Cancels(self._store, self._schedule, self._is_ours, self._bulkhead)
-        self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._wake)
+        self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._look_now)
         self._bell: listener.Subscription | None = None
         self._quiet = asyncio.Event()
         self._failed_launches = Counter[int]()  # of each context, since it last began
         self._runs: asyncio.TaskGroup | None = None
         self._starter = Starter(
-            database, settings_, host_id, self._observer, self._wake, runners=runners, terminal=terminal, debug=debug
-        )
+            database, settings_, host_id, self._observer, runners=runners, terminal=terminal, debug=debug,
+            wake=self._wake, look_now=self._look_now,
+        )  # fmt: skip
         self._slots: dict[Key, str] = {}
         self._settled: set[Key] = set()
         self._looked_at: float | None = None
@@ -165,15 +166,19 @@ class Supervisor:
         if self._bell is not None:
             self._bell.ring()
 
+    def _look_now(self) -> None:
+        """Something ended that said nothing."""
+        self._looked_at = None
+        self._wake()
+
     async def _turn(self) -> float:
         """Does what is due. Returns the seconds until something will be."""
         over = [key for key, reporter in self._starter.reporters.items() if reporter.is_over]
         unsaid = [key for key in over if not self._settle(key)]
-        if self._only is not None or unsaid or self._looked_at is None:
-            return await self.round()
-        await self._fill()
-        rest = self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
-        return rest if rest > 0 else await self.round()
+        if self._only is None and not unsaid and self._looked_at is not None:
+            await self._fill()
+        rest = 0.0 if self._looked_at is None else self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
+        return await self.round() if rest <= 0 or unsaid or self._only is not None else rest
 
     def _settle(self, key: Key) -> bool:
         """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
