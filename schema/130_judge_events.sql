@@ -64,7 +64,6 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
       kinds      text[];
       befores    text[];
       afters     text[];
-      tasks      data_manager.dama_tasks[];
       nths       bigint[];
       lasts      boolean[];
       versions   bigint[];
@@ -112,7 +111,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           FROM stepped s
           OFFSET 0
       ), judged AS (
-        SELECT l.kind, l.before, l.after, l.task,
+        SELECT l.kind, l.before, l.after,
                (l.ctx).version + coalesce(l.nth, 1) AS version,
                greatest(now, (l.ctx)._modified_timestamp) AS moment,
                CASE
@@ -134,9 +133,9 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           FROM led l
           OFFSET 0
       )
-      SELECT array_agg(j.kind), array_agg(j.before), array_agg(j.after), array_agg(j.task), array_agg(j.version),
+      SELECT array_agg(j.kind), array_agg(j.before), array_agg(j.after), array_agg(j.version),
              array_agg(j.moment), array_agg(j.event_id)
-        INTO kinds, befores, afters, tasks, versions, moments, event_ids
+        INTO kinds, befores, afters, versions, moments, event_ids
         FROM judged j;
 
       UPDATE data_manager.etl_contexts c
@@ -188,10 +187,10 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
               attempt = evolved.attempt, pid = evolved.pid, errors = evolved.errors, crashes = evolved.crashes,
               resumed = evolved.resumed, started_at = evolved.started_at, finished_at = evolved.finished_at,
               progress = evolved.progress, error = evolved.error
-          FROM unnest(etl_context_ids, kinds, afters, payloads, moments, lasts) WITH ORDINALITY
-              AS j (id, kind, after, payload, moment, last, place),
-            LATERAL (SELECT tasks[j.place] AS task OFFSET 0) AS was,
-            LATERAL data_manager.evolve_task(was.task, j.kind, j.after, j.payload, j.moment) AS evolved
+          FROM unnest(etl_context_ids, kinds, afters, payloads, moments, lasts)
+              AS j (id, kind, after, payload, moment, last),
+            LATERAL (SELECT was FROM data_manager.dama_tasks was WHERE was.etl_context_id = j.id OFFSET 0) AS found,
+            LATERAL data_manager.evolve_task(found.was, j.kind, j.after, j.payload, j.moment) AS evolved
           WHERE t.etl_context_id = j.id AND j.last IS NOT FALSE
             AND j.kind NOT IN ('TASK_INITIAL', 'EVENT', 'EVENT_ERROR', 'STEP', 'SUBTASK');
         DELETE FROM data_manager.leases l

@@ -40,7 +40,6 @@ CREATE OR REPLACE TRIGGER event_store_judge
 CREATE OR REPLACE FUNCTION data_manager.require_judgement()
   RETURNS trigger
   LANGUAGE plpgsql
-  SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off
   AS $$
     DECLARE
@@ -48,9 +47,11 @@ CREATE OR REPLACE FUNCTION data_manager.require_judgement()
     BEGIN
       SELECT a.etl_context_id INTO strange
         FROM added a
-        WHERE a.legacy OR a.version < 1 OR a.version = 1 AND a.type NOT LIKE '%:INITIAL' OR (a.version, a.event_id) > (
-          SELECT c.version, c.latest_event_id FROM data_manager.etl_contexts c WHERE c.etl_context_id = a.etl_context_id
-        ) IS NOT FALSE
+        WHERE (
+          SELECT NOT a.legacy AND (a.version > 1 OR a.version = 1 AND a.type LIKE '%:INITIAL')
+            FROM data_manager.etl_contexts c
+            WHERE c.etl_context_id = a.etl_context_id AND c.version >= a.version AND c.latest_event_id >= a.event_id
+        ) IS NOT TRUE
         LIMIT 1;
       IF FOUND THEN
         PERFORM data_manager.refuse('DA001', format('an event of context %s was not judged: leave its txid out', strange),

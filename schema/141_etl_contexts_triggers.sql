@@ -28,7 +28,6 @@ CREATE OR REPLACE TRIGGER etl_contexts_begin_without_events
 CREATE OR REPLACE FUNCTION data_manager.require_beginning()
   RETURNS trigger
   LANGUAGE plpgsql
-  SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off
   AS $$
     DECLARE
@@ -36,11 +35,11 @@ CREATE OR REPLACE FUNCTION data_manager.require_beginning()
     BEGIN
       SELECT a.etl_context_id INTO strange
         FROM begun a
-        WHERE a.version <> 0 AND NOT EXISTS (
-          SELECT FROM data_manager.event_store e
-            WHERE e.event_id = a.initial_event_id AND e.etl_context_id = a.etl_context_id AND e.type LIKE '%:INITIAL'
-              AND e.version = 1
-        )
+        WHERE a.version <> 0 AND (
+          SELECT e.etl_context_id = a.etl_context_id AND e.version = 1 AND e.type LIKE '%:INITIAL'
+            FROM data_manager.event_store e
+            WHERE e.event_id = a.initial_event_id
+        ) IS NOT TRUE
         LIMIT 1;
       IF FOUND THEN
         PERFORM data_manager.refuse('DA001', format('context %s begins without events', strange),

@@ -113,19 +113,29 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
   SET enable_seqscan = off
   AS $$
     DECLARE
-      keys    text[] := ARRAY (
-        SELECT e.meta -> '__dama_task_manager__' ->> 'idempotency_key'
-          FROM unnest(metas) WITH ORDINALITY AS e (meta, place) ORDER BY e.place
-      );
+      keys    text[];
+      seen    boolean := false;
       first   data_manager.event_store;
       parent  bigint;
       source  bigint;
     BEGIN
-      IF (
-        SELECT count(DISTINCT e.uuid) = count(e.uuid) AND count(DISTINCT e.key) = count(e.key)
-          FROM unnest(event_uuids, keys) AS e (uuid, key)
-      ) AND NOT EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids))
-        AND NOT EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys)) THEN
+      IF cardinality(types) = 1 THEN
+        keys := ARRAY[metas[1] #>> '{__dama_task_manager__,idempotency_key}'];
+      ELSE
+        SELECT array_agg(e.key ORDER BY e.place),
+               count(DISTINCT e.uuid) < count(e.uuid) OR count(DISTINCT e.key) < count(e.key)
+          INTO keys, seen
+          FROM (
+            SELECT e.place, e.uuid, e.meta #>> '{__dama_task_manager__,idempotency_key}' AS key
+              FROM unnest(event_uuids, metas) WITH ORDINALITY AS e (uuid, meta, place)
+          ) AS e;
+      END IF;
+      seen := seen OR EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids));
+      IF NOT seen AND array_remove(keys, NULL) <> '{}' THEN
+        seen := EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
+      END IF;
+
+      IF NOT seen THEN
         RETURN QUERY SELECT true, unnest(data_manager.begin_tasks(
           parent_context_ids, source_ids, types, payloads, metas, event_uuids));
         RETURN;
