@@ -242,14 +242,14 @@ class Counter:
         self.groups: list[list[int]] = []
         self.alone: list[int] = []
         self.may = asyncio.Event()
-        self.refusal: DamadError | None = None
+        self.fault: Exception | None = None
 
     async def many(self, asked: Sequence[int]) -> list[int | DamadError]:
         self.groups.append(list(asked))
         self.asked.set()
         await self.may.wait()
-        if self.refusal is not None:
-            raise self.refusal
+        if self.fault is not None:
+            raise self.fault
         return list(asked)
 
     async def one(self, asked: int) -> int:
@@ -282,9 +282,20 @@ async def test_who_comes_when_it_is_full_waits_for_room() -> None:
         assert await asyncio.gather(*calls) == list(range(number))
 
 
+async def test_after_a_fault_of_the_program_nobody_waits_for_ever_and_the_next_group_goes() -> None:
+    counter = Counter()
+    counter.may.set()
+    grouping = Grouping(counter.many, counter.one)
+    counter.fault = KeyError("a fault")
+    done = await asyncio.gather(*(grouping.ask(n, events=1, size=1) for n in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in done] == [errors.Unavailable] * 3
+    counter.fault = None
+    assert await grouping.ask(7, events=1, size=1) == 7
+
+
 async def test_after_a_group_whose_outcome_is_unknown_each_call_is_made_alone() -> None:
     counter = Counter()
-    counter.refusal = errors.Unavailable("away")
+    counter.fault = errors.Unavailable("away")
     counter.may.set()
     grouping = Grouping(counter.many, counter.one)
     assert await asyncio.gather(*(grouping.ask(n, events=1, size=1) for n in range(3))) == [0, 1, 2]
@@ -294,7 +305,8 @@ async def test_after_a_group_whose_outcome_is_unknown_each_call_is_made_alone() 
 async def test_who_waits_when_it_is_closed_is_told_so() -> None:
     counter = Counter()
     grouping = Grouping(counter.many, counter.one)
-    calls = [asyncio.ensure_future(grouping.ask(n, events=1, size=1)) for n in range(3)]
+    number = MOST_WAITING + 3  # some of which wait for room
+    calls = [asyncio.ensure_future(grouping.ask(n, events=MOST_EVENTS, size=1)) for n in range(number)]
     await counter.asked.wait()
     await grouping.close()
     done = await asyncio.gather(*calls, return_exceptions=True)

@@ -49,8 +49,9 @@ class Grouping(Generic[Asked, Answer]):
 
     async def ask(self, asked: Asked, *, events: int, size: int) -> Answer:
         """The answer to one call, which brings so many events and about so many bytes of JSON. Raises its refusal."""
-        async with self._room:
-            await self._room.wait_for(lambda: self._closed or not self._is_full())
+        if self._is_full():
+            async with self._room:
+                await self._room.wait_for(lambda: self._closed or not self._is_full())
         if self._closed:
             raise Unavailable("the connections to Postgres are being closed")
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
@@ -68,21 +69,29 @@ class Grouping(Generic[Asked, Answer]):
             self._flight.cancel()
             with suppress(asyncio.CancelledError):
                 await self._flight
+        await self._say_that_there_is_room()
 
     def _is_full(self) -> bool:
         return self._events >= MOST_WAITING * MOST_EVENTS or self._bytes >= MOST_WAITING * MOST_BYTES
+
+    async def _say_that_there_is_room(self) -> None:
+        async with self._room:
+            self._room.notify_all()
 
     async def _fly(self) -> None:
         """One group after another, until nothing waits."""
         try:
             while self._waiting:
-                await self._answer(await self._board())
+                await self._answer(self._board())
+        except BaseException as error:  # a fault of the program, unless it is being closed
+            while self._waiting:
+                _fail(self._waiting.popleft()[3], error)
+            self._events = self._bytes = 0
+            raise
         finally:
             self._flight = None
-            while self._waiting:
-                _fail(self._waiting.popleft()[3])
 
-    async def _board(self) -> list[tuple[Asked, asyncio.Future[Answer | None]]]:
+    def _board(self) -> list[tuple[Asked, asyncio.Future[Answer | None]]]:
         """The next group: whoever waits, in the order in which they came, as far as the bounds of a group allow."""
         group: list[tuple[Asked, asyncio.Future[Answer | None]]] = []
         events = size = 0
@@ -90,40 +99,41 @@ class Grouping(Generic[Asked, Answer]):
             not group or (events + self._waiting[0][1] <= MOST_EVENTS and size + self._waiting[0][2] <= MOST_BYTES)
         ):
             asked, its_events, its_size, answered = self._waiting.popleft()
-            events, size = events + its_events, size + its_size
+            self._events, self._bytes = self._events - its_events, self._bytes - its_size
             if not answered.cancelled():
+                events, size = events + its_events, size + its_size
                 group.append((asked, answered))
-        self._events, self._bytes = self._events - events, self._bytes - size
-        async with self._room:
-            self._room.notify_all()
         return group
 
     async def _answer(self, group: list[tuple[Asked, asyncio.Future[Answer | None]]]) -> None:
-        if not group:
-            return
         answers: Sequence[Any] = [None] * len(group)
         try:
-            answers = await self._many([asked for asked, _ in group])
-        except Unanswered as error:
-            answers = [error] * len(group)
-        except DamadError:  # it says nothing of any one call: each finds out for itself
-            pass
-        except BaseException:
+            await self._say_that_there_is_room()
+            if group:
+                answers = await self._many([asked for asked, _ in group])
+        except DamadError as error:  # it says nothing of any one call: each finds out, unless that takes as long again
+            answers = [error if isinstance(error, Unanswered) else None] * len(group)
+        except BaseException as error:
             for _, answered in group:
-                _fail(answered)
+                _fail(answered, error)
             raise
         for (_, answered), answer in zip(group, answers, strict=True):
-            if answered.done():  # its caller has gone
-                continue
-            if not isinstance(answer, DamadError):
-                answered.set_result(answer)
-            elif isinstance(answer, Unavailable) and not isinstance(answer, Unanswered):
-                answered.set_result(None)
-            else:
-                answered.set_exception(answer)
+            _settle(answered, answer)
 
 
-def _fail(answered: "asyncio.Future[Any]") -> None:
+def _settle(answered: "asyncio.Future[Any]", answer: Any) -> None:
+    """Gives a call its answer. None: it is to be made alone, as after a refusal that the same again may not meet."""
+    if answered.done():  # its caller has gone
+        return
+    if isinstance(answer, Exception) and (isinstance(answer, Unanswered) or not isinstance(answer, Unavailable)):
+        answered.set_exception(answer)
+    else:
+        answered.set_result(None if isinstance(answer, Exception) else answer)
+
+
+def _fail(answered: "asyncio.Future[Any]", error: BaseException) -> None:
     if not answered.done():
-        reason = "the connections to Postgres are being closed; whether it was done is unknown"
+        reason = (
+            f"the connections to Postgres are being closed, or a statement broke ({error!r}); the outcome is unknown"
+        )
         answered.set_exception(Unavailable(reason))
