@@ -13,7 +13,7 @@ from damad import errors
 from damad.errors import DamadError
 from damad.eventstore.grouping import MOST_EVENTS, MOST_WAITING, Grouping
 from damad.eventstore.pools import Database
-from damad.eventstore.store import Append, EventStore, NewTask
+from damad.eventstore.store import Append, Appended, EventStore, NewTask, sent_as
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
 
@@ -49,6 +49,10 @@ def call(id_: int, *types: str, uuid: UUID | None = None, **given: Any) -> list[
     return [Append(etl_context_id=id_, event=Event(type=type_, event_uuid=uuid), **given) for type_ in types]
 
 
+async def append_each(store: EventStore, calls: Sequence[Sequence[Append]]) -> list[list[Appended] | DamadError]:
+    return await store.append_each([[sent_as(append) for append in call] for call in calls])
+
+
 def said(answer: Any) -> Any:
     """What an answer says, without ids and times."""
     if isinstance(answer, BaseException):
@@ -64,7 +68,7 @@ async def test_each_call_of_many_has_its_own_answer(store: EventStore) -> None:
     uuid = uuid4()
     await store.append(call(one, ":A", uuid=uuid))
     await store.append(call(over, ":FINAL"))
-    answers = await store.append_each([
+    answers = await append_each(store, [
         call(one, ":B", ":C"),
         call(one, ":A", uuid=uuid),
         call(two, ":X", uuid=uuid),
@@ -97,8 +101,8 @@ async def test_a_context_that_somebody_holds_is_left_out_and_the_others_are_not(
     async with other.transaction():
         await other.execute(LOCK, held)
         async with asyncio.timeout(SOON):
-            busy, done, both = await store.append_each(
-                [call(held, ":A"), call(free, ":A"), [*call(free, ":B"), *call(held, ":B")]]
+            busy, done, both = await append_each(
+                store, [call(held, ":A"), call(free, ":A"), [*call(free, ":B"), *call(held, ":B")]]
             )
     assert isinstance(busy, errors.ContextBusy) and isinstance(both, errors.ContextBusy)
     assert said(done) == [(":A", 2, None, False)]
@@ -112,7 +116,7 @@ async def test_an_error_without_what_follows_from_it_fails_its_own_call_only(sto
         for type_, payload in (("CLAIMED", {"fence": 1}), ("STARTED", {"attempt": 1})):
             await store.append([Append(etl_context_id=id_, event=Event(type=f"dama/task:{type_}", payload=payload))])
         ids.append(id_)
-    lone, whole, plain = await store.append_each([
+    lone, whole, plain = await append_each(store, [
         call(ids[0], "dama/task:ERROR"), call(ids[1], "dama/task:ERROR", "dama/task:FAILED"), call(ids[0], ":A"),
     ])  # fmt: skip
     assert type(lone) is errors.Conflict

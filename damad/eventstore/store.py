@@ -3,17 +3,17 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import asyncpg
 import msgspec
-import orjson
 
 from damad.errors import ContextBusy, DamadError, NotFound, Unavailable
 from damad.eventstore import refusals
 from damad.eventstore.grouping import Grouping
 from damad.eventstore.pools import Database
+from damad.eventstore.uuids import new_uuid
 from damad.model import json_value
 from damad.model.event import Event, RecordedEvent
 
@@ -25,6 +25,19 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     event: Event
     fence: int | None = None
     expected_version: int | None = None
+
+
+class Sent(NamedTuple):
+    """An Append as its statement takes it, one column after another."""
+
+    etl_context_id: int
+    type: str
+    payload: str | None
+    meta: str | None
+    error: bool | None
+    event_uuid: UUID | None
+    fence: int | None
+    expected_version: int | None
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -114,18 +127,19 @@ class EventStore:
         ContextBusy, Unavailable. After Unavailable the outcome is unknown: the same again, with the same
         event_uuid, is safe.
         """
+        if not appends:
+            return []
         if on is None and self.database.groups:
             return await self._append_with_others(appends)
-        return await self._append(appends, on=on)
+        return await self._append([sent_as(append) for append in appends], on=on)
 
-    async def append_each(self, calls: Sequence[Sequence[Append]]) -> list[list[Appended] | DamadError]:
+    async def append_each(self, calls: Sequence[Sequence[Sent]]) -> list[list[Appended] | DamadError]:
         """Appends the events of calls that know nothing of each other, in one statement: what `append` would return or
         raise for each. A call whose context somebody holds is answered with ContextBusy at once.
         """
         numbers = [number for number, call in enumerate(calls) for _ in call]
-        appends = [append for call in calls for append in call]
-        repeatable = _has_uuids([append.event for append in appends])
-        rows = await self.database.fetch("append_each", *_appends(appends), numbers, repeatable=repeatable)
+        every = [sent for call in calls for sent in call]
+        rows = await self.database.fetch("append_each", *_columns(every), numbers, repeatable=_has_uuids(every))
         answers: list[list[Appended] | DamadError] = [[] for _ in calls]
         for row in rows:
             match row["outcome"], answers[row["call"]]:
@@ -138,20 +152,18 @@ class EventStore:
                     answers[row["call"]] = ContextBusy("somebody holds this context in an open transaction; try again")
         return answers
 
-    async def _append(
-        self, appends: Sequence[Append], *, on: "asyncpg.Connection[Any] | None" = None
-    ) -> list[Appended]:
-        repeatable = _has_uuids([append.event for append in appends])
-        rows = await self.database.fetch("append", *_appends(appends), on=on, repeatable=repeatable)
+    async def _append(self, sent: Sequence[Sent], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Appended]:
+        rows = await self.database.fetch("append", *_columns(sent), on=on, repeatable=_has_uuids(sent))
         return [Appended(event_of(row), row["replayed"]) for row in rows]
 
     async def _append_with_others(self, appends: Sequence[Append]) -> list[Appended]:
         grouping = self.database.grouping("append", lambda: Grouping(self.append_each, self._append))
         named = [_named(append) for append in appends]
-        done: list[Appended] = await grouping.ask(named, events=len(named), size=_size(a.event for a in named))
+        size = sum(len(sent.payload or "") + len(sent.meta or "") for sent in named)
+        done: list[Appended] = await grouping.ask(named, events=len(named), size=size)
         # An event that was not named by who appends it is new to them, also where we had to send it twice.
         return [
-            Appended(recorded.event, recorded.replayed and append.event.event_uuid is not None)
+            recorded if append.event.event_uuid or not recorded.replayed else Appended(recorded.event, False)
             for append, recorded in zip(appends, done, strict=True)
         ]
 
@@ -167,7 +179,9 @@ class EventStore:
             "queue",
             [task.parent_context_id for task in tasks],
             [task.source_id for task in tasks],
-            *_columns(initials),
+            [event.type for event in initials],
+            [_json(event.payload) for event in initials],
+            [_json(event.meta) for event in initials],
             [event.event_uuid for event in initials],
             on=on,
             repeatable=_has_uuids(initials),
@@ -296,46 +310,43 @@ class EventStore:
                 await transaction.commit()
 
 
-def _has_uuids(events: Sequence[Event]) -> bool:
+def _has_uuids(events: Sequence[Event] | Sequence[Sent]) -> bool:
     """True where the same again is seen to be the same."""
     return all(event.event_uuid is not None for event in events)
 
 
-def _named(append: Append) -> Append:
-    """The same with an event_uuid, so that it may be sent twice."""
-    if append.event.event_uuid is not None:
-        return append
-    event = msgspec.structs.replace(append.event, event_uuid=uuid4())
-    return msgspec.structs.replace(append, event=event)
+def sent_as(append: Append) -> Sent:
+    """An Append as its statement takes it."""
+    event = append.event
+    return Sent(
+        append.etl_context_id,
+        event.type,
+        _json(event.payload),
+        _json(event.meta),
+        event.error,
+        event.event_uuid,
+        append.fence,
+        append.expected_version,
+    )
+
+
+def _named(append: Append) -> Sent:
+    """It with an event_uuid, so that it may be sent twice."""
+    sent = sent_as(append)
+    return sent if sent.event_uuid is not None else sent._replace(event_uuid=new_uuid())
 
 
 def _size(events: Iterable[Event]) -> int:
     return sum(len(json_value.dumps(event.payload)) + len(json_value.dumps(event.meta)) for event in events)
 
 
-def _appends(appends: Sequence[Append]) -> tuple[list[Any], ...]:
-    events = [append.event for append in appends]
-    return (
-        [append.etl_context_id for append in appends],
-        *_columns(events),
-        [event.error for event in events],
-        [event.event_uuid for event in events],
-        [append.fence for append in appends],
-        [append.expected_version for append in appends],
-    )
+def _columns(sent: Sequence[Sent]) -> list[list[Any]]:
+    return [list(column) for column in zip(*sent, strict=True)]
 
 
-def _columns(events: Sequence[Event]) -> tuple[list[str], list[Any], list[Any]]:
-    return (
-        [event.type for event in events],
-        [_json(event.payload) for event in events],
-        [_json(event.meta) for event in events],
-    )
-
-
-def _json(value: Any) -> orjson.Fragment | None:
-    """The value on its way into a jsonb[]. asyncpg takes a list there for another dimension of the array."""
-    return None if value is None else orjson.Fragment(json_value.dumps(value))
+def _json(value: Any) -> str | None:
+    """The value on its way into a jsonb[], as text: that is sent in C, and a list is no dimension of the array."""
+    return None if value is None else json_value.dumps(value).decode()
 
 
 def event_of(row: "asyncpg.Record") -> RecordedEvent:

@@ -1,2 +1,2 @@
 SELECT created, etl_context_id
-  FROM data_manager.queue_tasks($1, $2, $3, $4, $5, $6)
+  FROM data_manager.queue_tasks($1, $2, $3, $4::text[]::jsonb[], $5::text[]::jsonb[], $6)
