@@ -1,4 +1,7 @@
-"""What a worker printed: one file an attempt in the state folder, stdout and stderr in the order they came."""
+"""What a worker printed: one file an attempt in the state folder, stdout and stderr in the order they came.
+
+An attempt in the daemon that prints nothing has none.
+"""
 
 import asyncio
 import errno
@@ -15,6 +18,7 @@ from damad.errors import NotFound
 from damad.eventstore import listener
 from damad.eventstore.store import State, TaskState
 from damad.model.lifecycle import ENDED
+from damad.model.settings import decode
 
 LOOK_INTERVAL: Final = 0.2
 """Seconds between looks at a file that is followed."""
@@ -56,9 +60,29 @@ async def printed(etl_context_id: int, attempt: int | None = None, *, live: bool
     Raises NotFound for an unknown context, and where there is no log on this host.
     """
     state = await tasks.status(etl_context_id)
-    if not live or _is_over(state, attempt):
+    if live and not _is_over(state, attempt):
+        return _live(etl_context_id, attempt)
+    try:
         return read(find(etl_context_id, attempt))
-    return _live(etl_context_id, attempt)
+    except NotFound:
+        if not _ran_in_daemon_here(state, attempt):
+            raise
+        return _nothing()
+
+
+def _ran_in_daemon_here(state: State, attempt: int | None) -> bool:
+    """True for an attempt that leaves a log only if it prints."""
+    here = context.current().here
+    if not isinstance(state, TaskState) or not 1 <= (attempt or 1) <= state.attempt:
+        return False
+    run_in = decode(state.settings).run_in or here.queue(state.queue).run_in
+    return run_in == "daemon" and here.host_id in (None, str(state.host_id))
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    chunks: tuple[bytes, ...] = ()
+    for chunk in chunks:
+        yield chunk
 
 
 async def _live(etl_context_id: int, attempt: int | None) -> AsyncIterator[bytes]:

@@ -198,6 +198,15 @@ async def test_subtasks_and_steps_work_as_anywhere(site: Site) -> None:
     assert (await site.events(id_, ":FINAL"))[0].payload == {"n": [0, 1, 2]}
 
 
+async def test_one_that_prints_nothing_has_an_empty_log_and_no_file(site: Site) -> None:
+    outcome = await site.run("async def main(): return {}", queue="inside")
+    assert outcome.state == "done"
+    done = await site.damad("logs", str(outcome.id), DAMAD_QUEUE_INSIDE_RUN_IN="daemon")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert not (site.state_dir / "logs" / "local" / str(outcome.id)).exists()
+    assert (await site.damad("logs", str(outcome.id), "--attempt", "2")).code == 2
+
+
 # --- stopped ---
 
 

@@ -23,7 +23,7 @@ from damad.runner import outcome
 from damad.runner.attempt import Attempt, NotMine
 from damad.runner.load import is_async, load, takes_event
 
-_log_file: ContextVar[TextIO | None] = ContextVar("damad_log_file", default=None)
+_log_file: ContextVar["_LogFile | None"] = ContextVar("damad_log_file", default=None)
 
 
 HAND_BACK = "the daemon stops"
@@ -100,11 +100,7 @@ def _cancel_of_this_task() -> Callable[[], None]:
 
 
 async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
-    try:
-        log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log_file = log_path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-    except OSError as error:  # a full disk, say
-        return outcome.of_exception(error, attempt=attempt.number, worker=Path())
+    log_file = _LogFile(log_path)
     try:
         _divert_output()
         _contain_exits(asyncio.get_running_loop())
@@ -113,6 +109,28 @@ async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
     finally:
         with suppress(OSError):  # of a line that no disk takes only the line is lost
             log_file.close()
+
+
+class _LogFile(io.TextIOBase):
+    """The log of an attempt, there once something is printed: to make two inodes costs more than most runs here."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def write(self, text: str) -> int:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = self._path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 async def _main(attempt: Attempt) -> Event | Failure:
