@@ -92,6 +92,34 @@ async def test_a_page_of_this_origin_may_ask(house: House, origin: str) -> None:
         assert response.status == 200
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": ""}, 401),
+        ({"Host": "elsewhere"}, 421),
+        ({"Origin": "http://elsewhere"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+async def test_who_was_let_in_is_asked_again_when_they_say_something_else(
+    house: House, change: dict[str, str], status: int
+) -> None:
+    known = {"Host": "localhost", "Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as client:
+        for sent, expected in ((known, 200), (known, 200), (known | change, status), (known, 200)):
+            async with client.get(house.url("/tasks"), headers=sent) as response:
+                assert response.status == expected
+
+
+async def test_who_asks_whether_damad_is_alive_is_not_let_in_by_that(house: House) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as client:
+        for path, expected in (("/healthz", 200), ("/tasks", 401), ("/healthz", 200)):
+            async with client.get(house.url(path)) as response:
+                assert response.status == expected
+
+
 async def test_the_host_is_asked_before_the_origin_and_the_origin_before_the_token(house: House) -> None:
     for headers, status in (
         ("Host: evil.example\r\nOrigin: http://evil.example\r\n", b"421"),

@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 
 from damad import statefolder
 from damad.errors import ConfigError
+from damad.http.listening import Protocol
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorized
 from damad.http.wire import SETTINGS
 
@@ -59,12 +60,26 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Lets a request pass that comes by the Unix socket, or to this host, from no other origin, with the token."""
     if request.version not in (HttpVersion10, HttpVersion11):
         raise HttpVersion(f"HTTP/{request.version.major}.{request.version.minor} is not spoken here")
-    if not getattr(request.protocol, "trusted", False):
-        host = _check_host(request)
-        _check_origin(request, host)
-        if request.path not in OPEN_PATHS:
-            _check_token(request)
+    door = request.protocol
+    if not (isinstance(door, Protocol) and (door.trusted or hmac.compare_digest(door.let_in, _introduction(request)))):
+        _check(request)
     return await handler(request)
+
+
+def _introduction(request: web.Request) -> bytes:
+    """All that a request says of who asks. Whoever says the same again on a connection was let in there already."""
+    headers = request.headers
+    said = headers.get(hdrs.HOST, ""), headers.get(hdrs.ORIGIN, "\r"), headers.get(hdrs.AUTHORIZATION, "")
+    return "\n".join(said).encode(errors="surrogateescape")
+
+
+def _check(request: web.Request) -> None:
+    host = _check_host(request)
+    _check_origin(request, host)
+    if request.path not in OPEN_PATHS:
+        _check_token(request)
+        if isinstance(request.protocol, Protocol):
+            request.protocol.let_in = _introduction(request)
 
 
 def _check_host(request: web.Request) -> str:

@@ -49,9 +49,13 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protocol(web.RequestHandler):
-    """A connection. `trusted`: it came by the Unix socket, which only the owner of the daemon can open."""
+    """A connection.
 
-    __slots__ = ("trusted",)
+    trusted: it came by the Unix socket, which only the owner of the daemon can open · let_in: what was said by the last
+    who was let in here for what they said (auth.py).
+    """
+
+    __slots__ = ("let_in", "trusted")
 
     def __init__(self, server: web.Server, *, trusted: bool, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -65,6 +69,7 @@ class Protocol(web.RequestHandler):
             max_field_size=_LONGEST_LINE,
         )
         self.trusted = trusted
+        self.let_in = b""
 
     def handle_error(
         self,

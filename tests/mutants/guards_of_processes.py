@@ -294,9 +294,16 @@ GUARDS = (
     Guard(
         "the Origin is asked for",
         AUTH,
-        "        _check_origin(request, host)\n",
+        "    _check_origin(request, host)\n",
         "",
         (f"{WHO}::test_a_page_of_another_origin_may_not_ask",),
+    ),
+    Guard(
+        "whoever says something else on a connection is asked again",
+        AUTH,
+        "hmac.compare_digest(door.let_in, _introduction(request))",
+        "door.let_in",
+        (f"{WHO}::test_who_was_let_in_is_asked_again_when_they_say_something_else",),
     ),
     Guard(
         "a token that others can read is none",
