@@ -1,6 +1,6 @@
 """Append and read: what the log of one pg_env can do. Every statement is a file in queries/."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -53,6 +53,17 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     initial: Event
     parent_context_id: int | None = None
     source_id: int | None = None
+
+
+class _SentTask(NamedTuple):
+    """A NewTask as its statement takes it, one column after another."""
+
+    parent_context_id: int | None
+    source_id: int | None
+    type: str
+    payload: str | None
+    meta: str | None
+    event_uuid: UUID | None
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -159,8 +170,7 @@ class EventStore:
     async def _append_with_others(self, appends: Sequence[Append]) -> list[Appended]:
         grouping = self.database.grouping("append", lambda: Grouping(self.append_each, self._append))
         named = [_named(append) for append in appends]
-        size = sum(len(sent.payload or "") + len(sent.meta or "") for sent in named)
-        done: list[Appended] = await grouping.ask(named, events=len(named), size=size)
+        done: list[Appended] = await grouping.ask(named, events=len(named), size=_size(named))
         # An event that was not named by who appends it is new to them, also where we had to send it twice.
         return [
             recorded if append.event.event_uuid or not recorded.replayed else Appended(recorded.event, False)
@@ -169,32 +179,20 @@ class EventStore:
 
     async def queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
-        if on is None and self.database.groups:
-            return await self._queue_with_others(tasks)
-        return await self._queue(tasks, on=on)
-
-    async def _queue(self, tasks: Sequence[NewTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
-        initials = [task.initial for task in tasks]
-        rows = await self.database.fetch(
-            "queue",
-            [task.parent_context_id for task in tasks],
-            [task.source_id for task in tasks],
-            [event.type for event in initials],
-            [_json(event.payload) for event in initials],
-            [_json(event.meta) for event in initials],
-            [event.event_uuid for event in initials],
-            on=on,
-            repeatable=_has_uuids(initials),
-        )
-        return [Queued(row["etl_context_id"], row["created"]) for row in rows]
-
-    async def _queue_with_others(self, tasks: Sequence[NewTask]) -> list[Queued]:
+        if not tasks:
+            return []
+        sent = [_sent_task(task) for task in tasks]
+        if on is not None or not self.database.groups:
+            return await self._queue(sent, on=on)
         grouping = self.database.grouping("queue", lambda: Grouping(self._queue_each, self._queue))
-        size = _size(task.initial for task in tasks)
-        done: list[Queued] = await grouping.ask(list(tasks), events=len(tasks), size=size)
+        done: list[Queued] = await grouping.ask(sent, events=len(sent), size=_size(sent))
         return done
 
-    async def _queue_each(self, calls: Sequence[Sequence[NewTask]]) -> list[list[Queued]]:
+    async def _queue(self, sent: Sequence[_SentTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
+        rows = await self.database.fetch("queue", *_columns(sent), on=on, repeatable=_has_uuids(sent))
+        return [Queued(row["etl_context_id"], row["created"]) for row in rows]
+
+    async def _queue_each(self, calls: Sequence[Sequence[_SentTask]]) -> list[list[Queued]]:
         done = iter(await self._queue([task for call in calls for task in call]))
         return [[next(done) for _ in call] for call in calls]
 
@@ -310,7 +308,7 @@ class EventStore:
                 await transaction.commit()
 
 
-def _has_uuids(events: Sequence[Event] | Sequence[Sent]) -> bool:
+def _has_uuids(events: Sequence[Sent | _SentTask]) -> bool:
     """True where the same again is seen to be the same."""
     return all(event.event_uuid is not None for event in events)
 
@@ -336,11 +334,23 @@ def _named(append: Append) -> Sent:
     return sent if sent.event_uuid is not None else sent._replace(event_uuid=new_uuid())
 
 
-def _size(events: Iterable[Event]) -> int:
-    return sum(len(json_value.dumps(event.payload)) + len(json_value.dumps(event.meta)) for event in events)
+def _size(sent: Sequence[Sent | _SentTask]) -> int:
+    return sum(len(one.payload or "") + len(one.meta or "") for one in sent)
 
 
-def _columns(sent: Sequence[Sent]) -> list[list[Any]]:
+def _sent_task(task: NewTask) -> _SentTask:
+    initial = task.initial
+    return _SentTask(
+        task.parent_context_id,
+        task.source_id,
+        initial.type,
+        _json(initial.payload),
+        _json(initial.meta),
+        initial.event_uuid,
+    )
+
+
+def _columns(sent: Sequence[Sent | _SentTask]) -> list[list[Any]]:
     return [list(column) for column in zip(*sent, strict=True)]
 
 
