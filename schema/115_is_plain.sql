@@ -5,5 +5,5 @@ CREATE OR REPLACE FUNCTION data_manager.is_plain(value jsonb)
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN value IS NULL OR NOT (
     jsonb_path_exists(value, 'strict $.**{128} ? (@.type() == "object" || @.type() == "array")')
-    OR jsonb_path_exists(value, 'strict $.** ? (@ > 1.7976931348623158e308 || @ < -1.7976931348623158e308)')
+    OR jsonb_path_exists(value, 'strict $.** ? (@.abs() > 1.7976931348623158e308)')
   );

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -91,6 +93,58 @@ async def test_each_call_of_many_has_its_own_answer(store: EventStore) -> None:
     ]  # fmt: skip
     assert isinstance(refused := answers[3], errors.VersionConflict)
     assert refused.values == {"etl_context_id": two, "version": 1, "expected_version": 7}
+    assert (await verify(store.database)).mismatches == []
+
+
+TYPES = [":A", ":A", "x:ERROR", ":INITIAL", ":FINAL", "dama/task:STEP", "dama/task:PROGRESS", "dama/task:CLAIMED"]
+
+
+async def a_set(store: EventStore) -> tuple[list[int], list[UUID]]:
+    """Two contexts, a task that runs with fence 1, a queued one, and uuids to take."""
+    tasks = [NewTask(initial=Event(type=":INITIAL", meta={SETTINGS_KEY: {"worker": "ok.py"}})) for _ in range(2)]
+    running, waiting = [queued.etl_context_id for queued in await store.queue(tasks)]
+    for type_, payload in (("CLAIMED", {"fence": 1}), ("STARTED", {"attempt": 1})):
+        event = Event(type=f"dama/task:{type_}", payload=payload)
+        await store.append([Append(etl_context_id=running, event=event)])
+    return [await begun(store), await begun(store), running, waiting], [uuid4() for _ in range(3)]
+
+
+def some_calls(random: Random, ids: list[int], uuids: list[UUID]) -> list[list[Append]]:
+    """Calls of one to three events. The same random numbers make the same calls on another set."""
+
+    def some() -> Append:
+        fence, uuid, at = random.choice([None, None, 1, 2]), random.choice([None, None, *range(3)]), random.randrange(8)
+        type_ = random.choice(TYPES)
+        event = Event(
+            type=type_,
+            payload={"fence": 2} if type_.endswith("CLAIMED") else {"n": random.randrange(2)},
+            event_uuid=None if uuid is None else uuids[uuid],
+        )
+        return Append(
+            etl_context_id=random.choice(ids), event=event, fence=fence, expected_version=at if at < 3 else None
+        )
+
+    return [[some() for _ in range(random.choice([1, 1, 2, 3]))] for _ in range(random.choice([2, 8]))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_many_calls_in_one_statement_are_answered_as_one_after_another(store: EventStore, seed: int) -> None:
+    outcomes = []
+    for together in (False, True):
+        random = Random(seed)
+        ids, uuids = await a_set(store)
+        said_then: list[Any] = []
+        for _ in range(4):
+            calls = some_calls(random, ids, uuids)
+            if together:
+                answers: list[Any] = list(await store.append_each(calls))
+            else:
+                answers = [(await asyncio.gather(store.append(one), return_exceptions=True))[0] for one in calls]
+            said_then += [type(a) if isinstance(a, BaseException) else said(a) for a in answers]
+        events = [[(e.version, e.type, e.payload) for e in await store.read(id_)] for id_ in ids]
+        states = [msgspec.structs.asdict(await store.state(id_)) for id_ in ids]
+        outcomes.append((said_then, events, [(s["state"], s["etl_status"], s.get("progress")) for s in states]))
+    assert outcomes[0] == outcomes[1]
     assert (await verify(store.database)).mismatches == []
 
 
