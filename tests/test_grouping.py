@@ -137,7 +137,7 @@ async def test_many_calls_in_one_statement_are_answered_as_one_after_another(sto
         for _ in range(4):
             calls = some_calls(random, ids, uuids)
             if together:
-                answers: list[Any] = list(await store.append_each(calls))
+                answers: list[Any] = list(await append_each(store, calls))
             else:
                 answers = [(await asyncio.gather(store.append(one), return_exceptions=True))[0] for one in calls]
             said_then += [type(a) if isinstance(a, BaseException) else said(a) for a in answers]
