@@ -63,6 +63,19 @@ async def test_each_task_has_a_process_of_its_own_and_one_after_another_the_same
     await ends_clean(daemon)
 
 
+async def test_many_at_once_have_one_fork_server(daemon: Daemon) -> None:
+    site = daemon.site
+    with site.gate() as gate:
+        ids = [await site.queue("hold.py", {"gate": str(gate.path)}) for _ in range(4)]
+        for id_ in ids:
+            await site.event(id_, ":HERE")
+        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in site.runners()]
+        assert (names.count("damad forks"), names.count("damad parent")) == (1, 4)
+    for id_ in ids:
+        await site.ended(id_)
+    await ends_clean(daemon)
+
+
 async def test_a_queue_has_its_modules_imported_once(daemon: Daemon) -> None:
     site = daemon.site
     heavy = await site.run(WHO, queue="heavy")

@@ -56,6 +56,7 @@ class Runners:
         self._log = state_dir / "forkserver.log"
         self._request = orjson.dumps({"state_dir": str(state_dir), "embedded": embedded})
         self._servers: dict[Preload, _ForkServer] = {}
+        self._starting = asyncio.Lock()
         self._not_before: dict[Preload, float] = {}
         self._lines: set[_Line] = set()
         self._numbers = count(1)
@@ -98,8 +99,9 @@ class Runners:
         if asyncio.get_running_loop().time() < self._not_before.get(preload, 0.0):
             return None
         try:
-            if preload not in self._servers:
-                self._servers[preload] = await _ForkServer.start(preload, self._log)
+            async with self._starting:  # many who need the first one wait for the same
+                if preload not in self._servers:
+                    self._servers[preload] = await _ForkServer.start(preload, self._log)
             return _Line(self._servers[preload], self._request, self._lines)
         except OSError as error:
             log.warning("the fork server is gone", reason=str(error))
