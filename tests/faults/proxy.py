@@ -17,7 +17,7 @@ SECRET_STARTS: Final = (80877103, 80877104)
 """SSLRequest and GSSENCRequest: answered with N, so that what follows can be read."""
 _HELD_BACK: Final = b"PBDEC"
 """Messages that do nothing before a Sync, a Flush or a Query follows them."""
-_WRITES: Final = ("append_events", "queue_tasks", "claim_tasks")
+_WRITES: Final = ("append_events", "append_each", "queue_tasks", "claim_tasks")
 _ENDS: Final = ("COMMIT", "ROLLBACK;")
 _CHUNK: Final = 1 << 16
 
