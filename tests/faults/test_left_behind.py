@@ -72,7 +72,8 @@ async def test_no_attempt_begins_while_children_of_the_one_before_live(
 ) -> None:
     with site.gate() as gate:
         id_, worker, child = await orphaned(site, gate.path, silent=silent, retry_limit=1)
-        assert (await site.run("def main():\n    return {}\n")).state == "done"  # the daemon has been round
+        lasts = "import time\n\ndef main():\n    time.sleep(1)\n    return {}\n"
+        assert (await site.run(lasts)).state == "done"  # the daemon has been round meanwhile
         os.kill(worker.pid, signal.SIGKILL)
         error = await site.event(id_, "dama/task:ERROR")
         assert error.payload["kind"] == "lost"
