@@ -225,3 +225,17 @@ async def test_who_lists_processes_sees_which_task_each_one_runs(daemon: Daemon)
         assert Path(f"/proc/{worker.pid}/comm").read_text() == f"damad {id_}/1\n"
         assert processes.alive(worker)
     await ends_clean(daemon)
+
+
+@pytest.mark.parametrize("way", ["kill", "raise"])
+async def test_a_run_whose_begin_was_appended_but_not_answered_goes_on(site: Site, way: str) -> None:
+    daemon = Daemon(site)
+    await daemon.start(DAMAD_FAILPOINT=f"supervisor.said:{way}")
+    id_ = await site.queue(site.worker(QUIET), 1, retry_limit=0)
+    if way == "kill":
+        await daemon.exits()
+        await daemon.start()
+    assert (await site.ended(id_)).state == "done"
+    assert await site.types(id_) == [":INITIAL", "CLAIMED", "STARTED", ":FINAL"]
+    await daemon.quiet()
+    assert await daemon.stop() == 0

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 
@@ -76,6 +77,8 @@ class Attempt:
         )
         self._assignment: Assignment | None = None
         self._worker: Path | InvalidWorker | None = None
+        self._sha256: str | None = None
+        self._started = uuid4()  # drawn once: a process and the parent that forked it may both say that it began
         self.concluded = False
         if task is not None:
             self._assign(task, asked_at)
@@ -143,23 +146,26 @@ class Attempt:
         held = refusal.values.get("state") == "running" and not isinstance(refusal, StaleFence)
         return NotMine(outcome.HELD if held else outcome.LEASE_LOST)
 
+    def prepare(self) -> None:
+        """Does what can be done before the process is forked that will run it."""
+        if self.assigned:
+            self._resolved()
+
     def started(self, process: processes.Process) -> Event:
-        """The event by which a process begins the attempt."""
+        """The event by which a process begins the attempt. The same one whoever says it, and however often."""
+        self._resolved()
         return Event(
             type="dama/task:STARTED",
+            event_uuid=self._started,
             payload={
                 "attempt": self.number,
                 "pid": process.pid,
                 "start_time": process.start_time,
                 "boot_id": process.boot_id,
                 "host_id": self.claim.host_id,
-                "sha256": self._fingerprint(),
+                "sha256": self._sha256,
             },
         )
-
-    def _fingerprint(self) -> str | None:
-        worker = self._resolved()
-        return None if isinstance(worker, InvalidWorker) else sha256(worker)
 
     def _resolved(self) -> Path | InvalidWorker:
         """The worker's file, or why it may not be run. Looked at once: what is said to run is what runs."""
@@ -168,6 +174,8 @@ class Attempt:
                 self._worker = workerfile.resolve(self.assignment.worker, self.claim.worker_roots)
             except InvalidWorker as refused:
                 self._worker = refused
+            else:
+                self._sha256 = sha256(self._worker)
         return self._worker
 
     def find_worker(self) -> Path:

@@ -74,6 +74,7 @@ class Run:
             pooled=assignment["pooled"],
         )
         self._attempt = Attempt(claim, database, task, asked_at=assignment["asked_at"])
+        self._attempt.prepare()
         self._debug = assignment["debug"]
         self._connect = connect
         self._begun = False
@@ -87,7 +88,7 @@ class Run:
         if line is None or not self._attempt.assigned:
             return None
         try:
-            self._begun = line.say([_identified(self._attempt.started(worker))], conclusion=False)
+            self._begun = line.say([self._attempt.started(worker)], conclusion=False)
         except Conflict as refusal:
             return self._attempt.not_mine(refusal).exit_code
         return None
@@ -136,7 +137,7 @@ class _Report:
 
 def _identified(event: Event) -> Event:
     """An event that can be said twice and is recorded once."""
-    return msgspec.structs.replace(event, event_uuid=uuid4())
+    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())
 
 
 def _begin(attempt: Attempt, report: _Report) -> None:

@@ -47,15 +47,17 @@ class Say(msgspec.Struct, frozen=True, tag=True):
 
 
 class Said(msgspec.Struct, frozen=True, tag=True):
-    """They are in the log."""
+    """They are in the log. `conclusion`: as it was in what this answers, here and below."""
 
     run: int
+    conclusion: bool
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """The log did not take them: one of damad's errors, by the name of its class."""
 
     run: int
+    conclusion: bool
     error: str
     message: str
     values: dict[str, Any]
@@ -65,6 +67,7 @@ class Unsaid(msgspec.Struct, frozen=True, tag=True):
     """Nobody knows whether they are in the log: Postgres is away."""
 
     run: int
+    conclusion: bool
 
 
 class Over(msgspec.Struct, frozen=True, tag=True):
@@ -122,25 +125,28 @@ class WorkersEnd:
             self._end.setblocking(True)
             self._end.settimeout(_PATIENCE)
             self._end.send(message)
-            answer = self._answer()
+            answer = self._answer(conclusion)
         except OSError:
             return False
         if isinstance(answer, Refused):
             raise _error(answer)
         return isinstance(answer, Said)
 
-    def _answer(self) -> Message | None:
-        """What is answered to this run. What is left of another's is dropped."""
+    def _answer(self, conclusion: bool) -> Message | None:
+        """What is answered to this. What came too late for another run, or for its own beginning, is dropped."""
         while received := self._end.recv(LARGEST):
             answer = decode(received)
-            if isinstance(answer, Said | Refused | Unsaid) and answer.run == self._run:
+            if isinstance(answer, Said | Refused | Unsaid) and (answer.run, answer.conclusion) == (
+                self._run,
+                conclusion,
+            ):
                 return answer
         return None
 
 
-def refusal(run: int, error: errors.Conflict) -> Refused:
+def refusal(said: Say, error: errors.Conflict) -> Refused:
     """The message of an error by which the log refused an append."""
-    return Refused(run, type(error).__name__, str(error), error.values)
+    return Refused(said.run, said.conclusion, type(error).__name__, str(error), error.values)
 
 
 def _error(refused: Refused) -> errors.Conflict:

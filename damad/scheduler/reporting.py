@@ -43,14 +43,14 @@ class Reporter:
                 await intents.yield_to_cancel(self._store.database, id_, said.events)
             await self._store.append([Append(etl_context_id=id_, event=event, fence=fence) for event in said.events])
         except Conflict as refusal:
-            return line.refusal(said.run, refusal)
+            return line.refusal(said, refusal)
         except (DamadError, OSError) as error:  # the run tries by itself, and says what is wrong
             log.warning("what a run said was not appended here", etl_context_id=id_, reason=str(error))
-            return line.Unsaid(said.run)
+            return line.Unsaid(said.run, said.conclusion)
         failpoints.hit("supervisor.said")
         if said.conclusion:
             self._conclude()
-        return line.Said(said.run)
+        return line.Said(said.run, said.conclusion)
 
     def over(self) -> None:
         """Its process has ended: a slot is free."""

@@ -255,7 +255,7 @@ class _Line:
             answer = await running.handler.say(said)
         except Exception:  # a fault here is no reason to keep a run waiting, which can say so itself
             log.exception("what a run said could not be appended here")
-            answer = line.Unsaid(running.number)
+            answer = line.Unsaid(running.number, said.conclusion)
         if running is self.running:
             with suppress(OSError):  # nobody waits for it any more
                 self._end.send(line.encode(answer))
