@@ -1,5 +1,6 @@
 """The line between a runner and its daemon: what is answered to what."""
 
+import os
 from uuid import UUID
 
 import pytest
@@ -55,3 +56,15 @@ def test_what_is_too_large_goes_another_way() -> None:
     with ours, theirs:
         large = Event(type=":FINAL", payload="x" * line.LARGEST, event_uuid=UUID(int=1))
         assert not line.WorkersEnd(theirs, RUN).say([large], conclusion=True)
+
+
+def test_a_worker_that_closed_the_line_and_opened_a_socket_in_its_place_hears_nothing_of_it() -> None:
+    ours, theirs = line.pair()
+    mine, its = line.pair()
+    with ours, mine, its, theirs:
+        end = line.WorkersEnd(theirs, RUN)
+        os.dup2(its.fileno(), theirs.fileno())
+        assert not end.say([FINAL], conclusion=True)
+        mine.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            mine.recv(line.LARGEST)

@@ -112,6 +112,7 @@ class WorkersEnd:
         self._end = end
         self._run = run
         self._process = os.getpid()
+        self._file = os.fstat(end.fileno()).st_ino
 
     def say(self, events: list[Event], *, conclusion: bool) -> bool:
         """True once the daemon has appended them, False where it cannot be known from here.
@@ -122,7 +123,8 @@ class WorkersEnd:
         if len(message) > LARGEST or os.getpid() != self._process:
             return False
         try:
-            self._end.setblocking(True)
+            if os.fstat(self._end.fileno()).st_ino != self._file:
+                return False  # the worker closed it, and its number is another file's now
             self._end.settimeout(_PATIENCE)
             self._end.send(message)
             answer = self._answer(conclusion)
