@@ -239,3 +239,24 @@ async def test_a_run_whose_begin_was_appended_but_not_answered_goes_on(site: Sit
     assert await site.types(id_) == [":INITIAL", "CLAIMED", "STARTED", ":FINAL"]
     await daemon.quiet()
     assert await daemon.stop() == 0
+
+
+async def test_no_attempt_begins_while_the_process_of_the_one_before_is_on_its_way_out(daemon: Daemon) -> None:
+    """It has said that it failed, and lives: its slot is free, its task is not."""
+    lingers = """
+        import atexit, fcntl, time
+        from damad import context
+
+        ctx = context.current()
+        lock = open(ctx.initial_event["payload"], "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another attempt lives
+
+        def main():
+            if ctx.attempt == 1:
+                atexit.register(time.sleep, 2)
+                raise ValueError("the first time it fails")
+            return {"attempt": ctx.attempt}
+    """
+    outcome = await daemon.site.run(lingers, str(daemon.site.folder / "lock"), retry_delay=0, retry_limit=5)
+    assert outcome.result == {"attempt": 2}
+    await ends_clean(daemon)

@@ -236,9 +236,13 @@ class Supervisor:
     async def _fill(self) -> bool:
         """Claims what free slots allow, and starts it. True if there was anything."""
         claimed = await self.claims.fill(Counter(self._slots.values()))
+        ran_before = {id_ for id_, _ in self._observer.known()} if claimed else set()
         for task in claimed:
             self._slots[task.etl_context_id, task.fence] = task.queue
-            self._start(task)
+            if task.etl_context_id in ran_before:
+                self._look_now()  # a process of it may live still: whether it is launched is decided then
+            else:
+                self._start(task)
         return bool(claimed)
 
     async def _renew(self) -> None:
