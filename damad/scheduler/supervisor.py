@@ -130,6 +130,7 @@ class Supervisor:
                 log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
             except Exception:  # a fault in one round is no reason to leave every task of the host alone
                 log.exception("a round of the supervisor failed", pg_env=self._database.pg_env)
+            self._looked_at = None  # what was known may be of a past that a restore has undone: look before claiming
             await backoff.pause()
             if self._revive is not None:
                 await self._revive()
@@ -236,9 +237,14 @@ class Supervisor:
     async def _fill(self) -> bool:
         """Claims what free slots allow, and starts it. True if there was anything."""
         claimed = await self.claims.fill(Counter(self._slots.values()))
-        ran_before = {id_ for id_, _ in self._observer.known()} if claimed else set()
+        known = self._observer.known() if claimed else set()
+        ran_before = {id_ for id_, _ in known}
         for task in claimed:
-            self._slots[task.etl_context_id, task.fence] = task.queue
+            key = task.etl_context_id, task.fence
+            self._slots[key] = task.queue
+            if key in known:  # it had this fence in a past that a restore has undone: nothing of that run counts
+                self._starter.forget(key, lost=True)
+                self._observer.stop(key, None, force=True)
             if task.etl_context_id in ran_before:
                 self._look_now()  # a process of it may live still: whether it is launched is decided then
             else:
