@@ -6,12 +6,11 @@ CREATE OR REPLACE FUNCTION data_manager.nth_uuid(root text, number bigint)
   RETURN overlay(root PLACING lpad(to_hex(number), 8, '0') FROM 29)::uuid;
 
 -- Claims each of some tasks whose contexts whoever calls holds, or none: a CLAIMED event that raises its fence, and a
--- lease. With `start` the run begins at once, in whoever claims: STARTED follows CLAIMED, with what `start` says and the
--- attempt. Returns what a runner needs to know, in the order of ids.
--- What is queued, scheduled or retrying may be claimed, and what was claimed may start, whatever else is true of it: that is
--- all that the table of transitions says of these two events. So all rows are written in one statement, and where a task is
--- not so, the judge says what is wrong.
-CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, holder text, lease interval, start jsonb)
+-- lease. Returns what a runner needs to know, in the order of ids.
+-- What is queued, scheduled or retrying may be claimed, whatever else is true of it: that is all that the table of
+-- transitions says of this event. So all rows are written in one statement, and where a task is not so, the judge says what
+-- is wrong.
+CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, holder text, lease interval)
   RETURNS TABLE (
     etl_context_id bigint, parent_context_id bigint, queue text, worker text, state text, fence bigint, attempt integer,
     errors integer, crashes integer, settings jsonb, at timestamptz, event_id bigint, version bigint, event_uuid uuid,
@@ -51,29 +50,21 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 
       RETURN QUERY
       WITH claimed AS MATERIALIZED (
-        SELECT e.id, e.place, t, c.parent_context_id, c.version, t.fence + 1 AS fence,
+        SELECT e.id, e.place, t, c.parent_context_id, c.version + 1 AS version, t.fence + 1 AS fence,
                t.attempt + CASE WHEN t.resumed THEN 0 ELSE 1 END AS attempt,
                greatest(now, c._modified_timestamp) AS moment,
-               nextval('data_manager.event_store_event_id_seq') AS claimed_id,
-               CASE WHEN start IS NOT NULL THEN nextval('data_manager.event_store_event_id_seq') END AS started_id
+               nextval('data_manager.event_store_event_id_seq') AS event_id
           FROM unnest(ids) WITH ORDINALITY AS e (id, place)
             JOIN data_manager.dama_tasks t ON t.etl_context_id = e.id
             JOIN data_manager.etl_contexts c ON c.etl_context_id = e.id
       ), contexts AS (
         UPDATE data_manager.etl_contexts c
-          SET etl_status = 'OPEN', latest_event_id = coalesce(n.started_id, n.claimed_id),
-              version = n.version + CASE WHEN start IS NULL THEN 1 ELSE 2 END, _modified_timestamp = n.moment
+          SET etl_status = 'OPEN', latest_event_id = n.event_id, version = n.version, _modified_timestamp = n.moment
           FROM claimed n
           WHERE c.etl_context_id = n.id
       ), tasks AS (
         UPDATE data_manager.dama_tasks t
-          SET state = CASE WHEN start IS NULL THEN 'claimed' ELSE 'running' END,
-              host_id = claim_each.host_id,
-              fence = n.fence,
-              attempt = CASE WHEN start IS NULL THEN t.attempt ELSE n.attempt END,
-              pid = (start ->> 'pid')::bigint,
-              resumed = t.resumed AND start IS NULL,
-              started_at = CASE WHEN start IS NULL THEN t.started_at ELSE n.moment END
+          SET state = 'claimed', host_id = claim_each.host_id, fence = n.fence, pid = NULL
           FROM claimed n
           WHERE t.etl_context_id = n.id
       ), leased AS (
@@ -84,19 +75,14 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
       ), events AS (
         INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, fence, txid,
                                               _created_timestamp)
-          SELECT n.claimed_id, n.id, n.version + 1, data_manager.nth_uuid(root, 2 * n.place), 'dama/task:CLAIMED',
+          SELECT n.event_id, n.id, n.version, data_manager.nth_uuid(root, n.place), 'dama/task:CLAIMED',
                  jsonb_build_object('fence', n.fence, 'host_id', claim_each.host_id, 'holder', claim_each.holder,
                                     'lease_until', lease_until),
                  NULL, pg_current_xact_id(), n.moment
             FROM claimed n
-          UNION ALL
-          SELECT n.started_id, n.id, n.version + 2, data_manager.nth_uuid(root, 2 * n.place + 1), 'dama/task:STARTED',
-                 start || jsonb_build_object('attempt', n.attempt), n.fence, pg_current_xact_id(), n.moment
-            FROM claimed n
-            WHERE start IS NOT NULL
       )
-      SELECT n.id, n.parent_context_id, (n.t).queue, (n.t).worker, CASE WHEN start IS NULL THEN 'claimed' ELSE 'running' END,
-             n.fence, n.attempt, (n.t).errors, (n.t).crashes, (n.t).settings, now,
+      SELECT n.id, n.parent_context_id, (n.t).queue, (n.t).worker, 'claimed', n.fence, n.attempt, (n.t).errors,
+             (n.t).crashes, (n.t).settings, now,
              e.event_id, e.version, e.event_uuid, e.type, e.payload, e.meta, e.error, e._created_timestamp
         FROM claimed n JOIN data_manager.event_store e ON e.event_id = (n.t).initial_event_id
         ORDER BY n.place;
@@ -107,7 +93,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 
 -- Claims what may run now on this host: of each queue at most its slots, higher priority first, equal ones oldest first.
 -- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
--- leave_out: contexts whose claim is known to fail, and would fail the others' with it. What is queued and what became due are looked up
+-- leave_out: contexts that are not to be claimed, though they might. What is queued and what became due are looked up
 -- apart, each by an index of its own: one of the first is found as fast however many more wait behind it.
 -- Planned once, for any number of slots, and so that nothing is sorted which an index has in order.
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
@@ -117,7 +103,6 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
     host_id    uuid,
     holder     text,
     lease      interval,
-    start      jsonb,
     leave_out  bigint[]
   )
   RETURNS TABLE (
@@ -168,7 +153,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
       END LOOP;
 
       IF claimed <> '{}' THEN
-        RETURN QUERY SELECT * FROM data_manager.claim_each(claimed, host_id, holder, lease, start);
+        RETURN QUERY SELECT * FROM data_manager.claim_each(claimed, host_id, holder, lease);
       END IF;
     END
   $$;
@@ -178,5 +163,5 @@ CREATE OR REPLACE FUNCTION data_manager.claim_task(id bigint, host_id uuid, hold
   RETURNS void
   LANGUAGE sql
   AS $$
-    SELECT FROM data_manager.claim_each(ARRAY[id], host_id, holder, lease, NULL)
+    SELECT FROM data_manager.claim_each(ARRAY[id], host_id, holder, lease)
   $$;

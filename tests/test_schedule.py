@@ -14,7 +14,7 @@ from damad import config, errors
 from damad.eventstore import leases
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import FreeSlots, Schedule
-from damad.eventstore.store import Append, EventStore, NewTask, TaskState
+from damad.eventstore.store import Append, EventStore, NewTask
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
 from damad.scheduler import decisions
@@ -210,24 +210,10 @@ async def test_a_claim_says_what_a_runner_needs_to_know(store: EventStore, sched
     assert await schedule.claim([FreeSlots("default", 5), FreeSlots("other", 5)], holder="me", lease=60.0) == []
 
 
-@pytest.mark.parametrize("way", ["queued", "retrying", "resumed"])
-async def test_a_claim_can_start_the_run_at_once(store: EventStore, schedule: Schedule, way: str) -> None:
-    id_, attempt = await (retrying if way == "retrying" else queued)(store), 2 if way == "retrying" else 1
-    if way == "resumed":
-        await claim(schedule)
-        await append(store, id_, "dama/task:STARTED", payload={"attempt": 1}, fence=1)
-        await append(store, id_, "dama/task:WAITING", payload={}, fence=1)
-        await append(store, id_, "dama/task:RESUMED", payload={})
-    start = {"pid": 4711, "start_time": 7, "boot_id": "b", "host_id": HOST, "sha256": None}
-    (task,) = await schedule.claim([FreeSlots("default", 5)], holder="me", lease=60.0, start=start)
-    claimed, started = (await store.read(id_))[-2:]
-    assert (task.state, task.attempt, task.fence) == ("running", attempt, claimed.payload["fence"])
-    assert (claimed.type, started.type) == ("dama/task:CLAIMED", "dama/task:STARTED")
-    assert started.payload == {**start, "attempt": attempt}
-    state = await store.state(id_)
-    assert isinstance(state, TaskState) and (state.state, state.pid, state.attempt) == ("running", 4711, attempt)
-    await append(store, id_, ":FINAL", fence=task.fence)
-    assert (await verify(store.database)).mismatches == []
+async def test_who_is_left_out_is_claimed_by_nobody_and_keeps_no_other(store: EventStore, schedule: Schedule) -> None:
+    left_out, other = await queued(store), await queued(store)
+    assert await claim(schedule, leave_out=[left_out]) == [other]
+    assert await claim(schedule) == [left_out]
 
 
 LOST = decisions.Observed(process=decisions.LOST)

@@ -64,7 +64,7 @@ async def test_version_2_gets_a_place_for_intents_and_one_way_to_claim(database:
     done = await migrate(database)
     assert (done.before, done.after) == (2, VERSION)
     assert await rows(database, EVENTS) == events
-    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 8
+    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 7
     assert await value(database, "SELECT count(*) FROM pg_proc WHERE proname = 'claim_tasks'") == 1
     assert await drift(database) is None
 

@@ -1,6 +1,6 @@
 """What a supervisor asks of the log: what its host holds, what is there to claim, and the claim itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -119,13 +119,11 @@ class Schedule:
         *,
         holder: str,
         lease: float,
-        start: Mapping[str, Any] | None = None,
         leave_out: Sequence[int] = (),
     ) -> list[Assignment]:
         """Claims as many tasks as queues have slots for this host. Higher priority first, equal ones oldest first.
 
-        start: what STARTED says beside the attempt, where the run begins in whoever claims: then both events are
-        appended together, the task is running, and the holder is the runner.
+        leave_out: tasks that are not claimed, though they might be.
         Raises BrokenLog that names a context whose claim fails; the others are claimed where it is left out.
         """
         rows = await self.database.fetch(
@@ -136,7 +134,6 @@ class Schedule:
             self._host_id,
             holder,
             timedelta(seconds=lease),
-            start,
             list(leave_out),
             repeatable=False,
         )

@@ -1,7 +1,7 @@
 """What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -42,33 +42,36 @@ class Claims:
         self._bulkhead = bulkhead
         self._parked: dict[int, float] = {}
 
-    async def fill(self, occupied: Mapping[str, int]) -> list[Assignment]:
-        """Fills the free slots of every queue, of which so many are occupied. Returns what was claimed."""
+    async def fill(self, occupied: Mapping[str, int], *, leave_out: Collection[int] = ()) -> list[Assignment]:
+        """Fills the free slots of every queue, of which so many are occupied, but for some tasks.
+
+        Returns what was claimed.
+        """
         claimed: list[Assignment] = []
         for queue in await self._schedule.queues_with_work():
             rules = self._config.queue(queue)
             slots = rules.concurrency - occupied.get(queue, 0)
             if slots > 0:
-                claim = self._claim(queue, slots, rules.shared)
+                claim = self._claim(FreeSlots(queue, slots, rules.shared), leave_out)
                 claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
         return claimed
 
-    async def _claim(self, queue: str, slots: int, shared: bool) -> list[Assignment]:
+    async def _claim(self, free: FreeSlots, leave_out: Collection[int]) -> list[Assignment]:
         """Claims from one queue. A task with a broken log is parked, said once, and keeps none of the others."""
         while True:
             parked = [id_ for id_, until in self._parked.items() if until > time.monotonic()]
             try:
                 return await self._schedule.claim(
-                    [FreeSlots(queue, slots, shared)], holder=self._holder, lease=self._config.lease, leave_out=parked
+                    [free], holder=self._holder, lease=self._config.lease, leave_out=[*parked, *leave_out]
                 )
             except BrokenLog as error:
                 id_ = error.values.get("etl_context_id")
                 if id_ is None or id_ in parked:
                     raise
                 if id_ not in self._parked:
-                    log.error("left alone until it is mended", pg_env=self._store.database.pg_env, queue=queue,
+                    log.error("left alone until it is mended", pg_env=self._store.database.pg_env, queue=free.queue,
                               etl_context_id=id_, reason=str(error))  # fmt: skip
                 self._parked[id_] = time.monotonic() + _PARKED_FOR
 

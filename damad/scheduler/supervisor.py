@@ -236,19 +236,12 @@ class Supervisor:
 
     async def _fill(self) -> bool:
         """Claims what free slots allow, and starts it. True if there was anything."""
-        claimed = await self.claims.fill(Counter(self._slots.values()))
-        known = self._observer.known() if claimed else set()
-        ran_before = {id_ for id_, _ in known}
+        # What has a process here that may live still is claimed after its end, or by a host that has none of it.
+        known = {id_ for id_, _ in self._observer.known()}
+        claimed = await self.claims.fill(Counter(self._slots.values()), leave_out=known)
         for task in claimed:
-            key = task.etl_context_id, task.fence
-            self._slots[key] = task.queue
-            if key in known:  # it had this fence in a past that a restore has undone: nothing of that run counts
-                self._starter.forget(key, lost=True)
-                self._observer.stop(key, None, force=True)
-            if task.etl_context_id in ran_before:
-                self._look_now()  # a process of it may live still: whether it is launched is decided then
-            else:
-                self._start(task)
+            self._slots[task.etl_context_id, task.fence] = task.queue
+            self._start(task)
         return bool(claimed)
 
     async def _renew(self) -> None:

@@ -117,6 +117,29 @@ async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it
 
 
 @pytest.mark.fault(
+    fault="a host could claim a task again whose stopped process still lives on it",
+    injected="SIGSTOP past the lease; the other host says what became of it and has no slot",
+    invariants="I1 I4 I6",
+)
+async def test_a_host_claims_nothing_that_it_still_has_a_process_of(hosts: tuple[Site, Site]) -> None:
+    one, other = hosts
+    first, second = Daemon(one), Daemon(other)
+    await first.start(DAMAD_GRACE="10m")
+    stuck = await one.queue(one.worker(HOLDS_ONCE), queue="common")
+    stopped = await one.process(stuck)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    await second.start(DAMAD_QUEUE_COMMON_CONCURRENCY="0")
+    retry = (await one.event(stuck, "dama/task:RETRY")).payload
+    later = await one.queue(one.worker("def main(): return {}"), queue="common", start_after=retry["run_at"])
+    assert (await one.ended(later)).state == "done"
+    assert (await one.types(stuck))[-1] == "RETRY"
+    os.kill(stopped.pid, signal.SIGKILL)
+    assert ((state := await one.ended(stuck)).state, state.attempt) == ("done", 2)
+    await one.verified()
+    assert [await daemon.stop() for daemon in (first, second)] == [0, 0]
+
+
+@pytest.mark.fault(
     fault="a host of a shared queue is lost",
     injected="SIGKILL to each of its processes",
     invariants="I3 I5 I6 I8",
