@@ -6,7 +6,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,7 +17,7 @@ from damad import background, context
 from damad.backoff import Backoff
 from damad.errors import InvalidInput, TaskCancelled, TaskFailed, Unavailable
 from damad.eventstore import listener
-from damad.eventstore.feed import Feed
+from damad.eventstore.feed import Cursor, Feed, Page
 from damad.eventstore.store import Append, Appended
 from damad.eventstore.uuids import new_uuid
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, check_type, parse
@@ -247,18 +247,42 @@ async def everything(*, live: bool = False) -> AsyncIterator[RecordedEvent]:
 
     Raises Unavailable where Postgres is away at the beginning; an outage after that is waited out.
     """
+    async with aclosing(everything_after(live=live)) as shown:
+        async for event, _ in shown:
+            yield event
+
+
+async def everything_after(
+    cursor: Cursor | None = None, *, live: bool = False
+) -> AsyncGenerator[tuple[RecordedEvent, Cursor], None]:
+    """`everything` after a cursor, or from the beginning of the log: each event with the cursor behind it.
+
+    Raises CursorGone for a cursor of another cluster or past, also where the log is put back meanwhile.
+    """
     database = context.current().store.database
     feed = Feed(database)
     with database.listener().subscribe(listener.EVENT) if live else nullcontext() as bell:
-        page = await feed.page()
+        page = await feed.page(cursor)
         while True:
             for event in page.events:
-                yield event
+                yield event, page.after(event)
             if not page.full:
                 if bell is None:
                     return
                 await bell.wait()
             page = await persist(partial(feed.page, page.cursor))
+
+
+async def feed_page(cursor: Cursor | None = None, *, limit: int) -> Page:
+    """A page of the events of all contexts, after a cursor or from the beginning; empty only where nothing is there.
+
+    Raises CursorGone, Unavailable.
+    """
+    feed = Feed(context.current().store.database)
+    page = await feed.page(cursor, limit=limit)
+    if not page.events and cursor is not None and cursor.showing is not None:  # what was being shown then is all shown
+        page = await feed.page(page.cursor, limit=limit)
+    return page
 
 
 @asynccontextmanager

@@ -140,7 +140,13 @@ async def test_a_reader_that_left_is_waited_for_no_longer(house: House) -> None:
         await house.waiting(0)
 
 
-@pytest.mark.parametrize("accept", ["text/html, text/event-stream;q=0.9", "TEXT/EVENT-STREAM", "text/event-stream"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html, text/event-stream;q=0.9", "TEXT/EVENT-STREAM", "text/event-stream", "text/event-stream, */*;q=0.1",
+        "text/event-stream; q=0.5, application/json;q=0.4, */*", "text/event-stream, application/json",
+    ],
+)  # fmt: skip
 async def test_a_stream_is_for_whoever_accepts_one(house: House, accept: str) -> None:
     id_ = await house.new_context()
     async with house.get(f"/contexts/{id_}/events", headers={"Accept": accept}) as response:
@@ -148,7 +154,13 @@ async def test_a_stream_is_for_whoever_accepts_one(house: House, accept: str) ->
         assert (await Stream(response).next())[1]["type"] == ":INITIAL"
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", ""])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*", "application/json", "", "text/*", "text/event-stream;q=0", "text/event-stream;q=0.000, */*",
+        "text/event-stream;q=0.9, application/json", "text/event-stream;q=0.1, */*;q=0.2", "text/event-stream;q=-1",
+    ],
+)  # fmt: skip
 async def test_everybody_else_gets_a_page(house: House, accept: str) -> None:
     id_ = await house.new_context()
     async with house.get(f"/contexts/{id_}/events", headers={"Accept": accept}) as response:

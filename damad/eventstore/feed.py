@@ -46,11 +46,16 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Events, and the place behind them. `full`: there may be more right now."""
+    """Events, and the place behind them. `full`: there may be more right now · `showing`: what they are of."""
 
     events: list[RecordedEvent]
     cursor: Cursor
     full: bool
+    showing: Cursor
+
+    def after(self, event: RecordedEvent) -> Cursor:
+        """The place behind one of the events: whoever reads no further goes on there."""
+        return msgspec.structs.replace(self.showing, after=event.event_id)
 
 
 class Feed:
@@ -68,6 +73,7 @@ class Feed:
         if (cursor.system_id, cursor.timeline) != (now["system_id"], now["timeline"]) or not now["knows"]:
             raise CursorGone("the cursor is of another cluster, or of a past that was restored over; begin again")
         showing = cursor.showing or Sight(now["snapshot"], now["last"], now["event_uuid"])
+        cursor = msgspec.structs.replace(cursor, showing=showing)
         if cursor.shown is None:
             rows = await self._database.fetch("feed_beginning", showing.snapshot, showing.last, cursor.after, limit)
         else:
@@ -78,7 +84,7 @@ class Feed:
         events = [event_of(row) for row in rows]
         full = len(events) == limit
         if full:
-            place = msgspec.structs.replace(cursor, showing=showing, after=events[-1].event_id)
+            place = msgspec.structs.replace(cursor, after=events[-1].event_id)
         else:
             place = msgspec.structs.replace(cursor, shown=showing, showing=None, after=0)
-        return Page(events, place, full)
+        return Page(events, place, full, cursor)

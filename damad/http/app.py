@@ -10,7 +10,7 @@ from damad import context
 from damad.config import Config
 from damad.context import EtlContext
 from damad.errors import NotFound
-from damad.http import auth, contexts, events, logs, problems, tasks, wire
+from damad.http import auth, contexts, events, feed, logs, problems, tasks, wire
 from damad.http.shutdown import WAITS, Waits, end_waits
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
@@ -21,6 +21,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     (hdrs.METH_GET, "/contexts/{id}/events", events.read_events),
     (hdrs.METH_POST, "/tasks", tasks.queue_tasks),
     (hdrs.METH_GET, "/tasks", tasks.list_tasks),
+    (hdrs.METH_GET, "/events", feed.read_feed),
     (hdrs.METH_POST, "/contexts", contexts.create_context),
     (hdrs.METH_GET, "/contexts/{id}", contexts.read_state),
     (hdrs.METH_GET, "/contexts/{id}/tree", contexts.read_tree),

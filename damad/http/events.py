@@ -85,15 +85,13 @@ async def _stream(request: web.Request, id_: int, after: int, asked: EventQuery)
     return await sse.stream(
         request,
         events.follow(id_, after_version=after, types=asked.type or None),
-        cursor_after=lambda event: cursors.context(id_, event.version),
+        message=lambda event: (event, cursors.context(id_, event.version)),
     )
 
 
 async def _stream_tree(request: web.Request, id_: int, seen: dict[int, int], asked: EventQuery) -> web.StreamResponse:
-    def cursor_after(event: RecordedEvent) -> str:
+    def message(event: RecordedEvent) -> sse.Message:
         seen[event.etl_context_id] = event.version
-        return cursors.tree(id_, seen)
+        return event, cursors.tree(id_, seen)
 
-    return await sse.stream(
-        request, events.follow_tree(id_, seen=seen, types=asked.type or None), cursor_after=cursor_after
-    )
+    return await sse.stream(request, events.follow_tree(id_, seen=seen, types=asked.type or None), message=message)

@@ -6,9 +6,10 @@ stays open through an outage of Postgres, which `events.follow` waits out: Event
 reconnecting meets a 503.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -17,26 +18,54 @@ from aiohttp_sse import sse_response
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
 
+T = TypeVar("T")
+
 PING_INTERVAL: Final = 15.0
 """Seconds between comments."""
+SEND_TIMEOUT: Final = 30.0
+"""Seconds until a reader is cut that takes nothing more. It may come back with its Last-Event-ID."""
+TYPE: Final = "text/event-stream"
+
+Message: TypeAlias = tuple[RecordedEvent, str]
+"""An event, and the cursor behind it."""
+
+log = logging.getLogger(__name__)
 
 
 def is_wanted(request: web.Request) -> bool:
-    """True where the reader asks for a stream."""
-    accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
-    return any(part.partition(";")[0].strip() == "text/event-stream" for part in accepted)
+    """True where the reader asks for a stream, and would not rather have JSON."""
+    accepted = _accepted(",".join(request.headers.getall(hdrs.ACCEPT, ())))
+    stream = accepted.get(TYPE, 0.0)
+    # The most exact of the words for JSON says how welcome it is.
+    json = next((accepted[name] for name in ("application/json", "application/*", "*/*") if name in accepted), 0.0)
+    return stream > 0 and stream >= json
+
+
+def _accepted(header: str) -> dict[str, float]:
+    """The media types of an Accept header, each with how welcome it is."""
+    found: dict[str, float] = {}
+    for part in header.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        with suppress(ValueError):
+            found[name] = min(max(float(weight), 0.0), 1.0)
+    return found
 
 
 async def stream(
-    request: web.Request,
-    source: AsyncGenerator[RecordedEvent, None],
-    *,
-    cursor_after: Callable[[RecordedEvent], str],
+    request: web.Request, source: AsyncGenerator[T, None], *, message: Callable[[T], Message]
 ) -> web.StreamResponse:
-    """Sends the events of a source as they come, each with its cursor."""
-    async with sse_response(request, sep="\n", ping_interval=PING_INTERVAL) as response:
+    """Sends what a source gives as it comes, each as a message."""
+    if request.method == hdrs.METH_HEAD:
+        return web.Response(headers={hdrs.CONTENT_TYPE: TYPE, hdrs.CACHE_CONTROL: "no-cache"})
+    async with sse_response(request, sep="\n", ping_interval=PING_INTERVAL, send_timeout=SEND_TIMEOUT) as response:
         with suppress(TimeoutError):  # The server shuts down: the stream ends as it should.
-            async with request.app[WAITS].bounded(), aclosing(source) as events:
-                async for event in events:
-                    await response.send(msgspec.json.encode(event).decode(), id=cursor_after(event))
+            async with request.app[WAITS].bounded(), aclosing(source) as found:
+                async for one in found:
+                    event, cursor = message(one)
+                    try:
+                        await response.send(msgspec.json.encode(event).decode(), id=cursor)
+                    except TimeoutError:
+                        log.info("a reader of %s took nothing for %g s and was cut", request.path, SEND_TIMEOUT)
+                        raise
     return response
