@@ -54,6 +54,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     auto_migrate: bool = True
     fork_server: bool = True
     group_appends: bool = True
+    compat_open: tuple[str, ...] = ()
     pg_envs: dict[str, str] = {}
     queues: dict[str, Queue] = {}
 
@@ -70,6 +71,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
 _SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends")
+_LISTS: Final = {"worker_roots": ":", "compat_open": ","}
+"""Those that are lists, and what stands between their parts in the environment."""
 _SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
 """Those that are one value and no table of names."""
 _CREDENTIALS: Final = frozenset({
@@ -81,6 +84,7 @@ _DAEMONS_OWN: Final = frozenset({
     "WATCHDOG_PID", "MAINPID",
 })  # fmt: skip
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MOST_SLOTS: Final = 2**31
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
@@ -193,7 +197,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("DAMAD_").lower()
         if name in _SIMPLE:
-            layer[name] = _Sourced(text.split(":") if name == "worker_roots" else text, variable)
+            separator = _LISTS.get(name)
+            layer[name] = _Sourced(text.split(separator) if separator else text, variable)
         for kind, allowed in (("pg_env", ("dsn", "dsn_file")), ("queue", _QUEUE)):
             for setting in sorted(allowed, key=len, reverse=True):
                 if name.startswith(f"{kind}_") and name.endswith(f"_{setting}"):
@@ -227,6 +232,8 @@ def _converted(name: str, sourced: _Sourced) -> Any:
             value = units.yes_or_no(value)
         elif name == "worker_roots":
             value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")
+        elif name == "compat_open":
+            value = tuple(_origin(part) for part in _list(value) if part != "")
         elif name == "state_dir":
             value = Path(_text(value)).expanduser().absolute()
         else:
@@ -247,8 +254,16 @@ def _text(value: Any) -> str:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise InvalidInput(f"{value!r} is no list of folders")
+        raise InvalidInput(f"{value!r} is no list")
     return value
+
+
+def _origin(value: Any) -> str:
+    """An origin as a browser sends it."""
+    text = _text(value).strip().lower()
+    if not _ORIGIN.fullmatch(text):
+        raise InvalidInput(f"{value!r} is no origin, like https://front.example or http://localhost:3000")
+    return text
 
 
 def _check(name: str, value: Any, source: str) -> None:

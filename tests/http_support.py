@@ -57,7 +57,7 @@ class House:
         return self.ask("POST", path, **given)
 
     def url(self, path: str) -> str:
-        top = path.startswith(("/v1", "/healthz"))
+        top = path.startswith(("/v1", "/dama-admin", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"))
         return self.addresses.url + (path if top else f"/v1/{PG_ENV}{path}")
 
     async def new_context(self, parent: int | None = None) -> int:

@@ -53,13 +53,36 @@ async def test_anybody_may_ask_whether_damad_is_alive(house: House) -> None:
             assert response.status == 200
 
 
-async def test_who_can_open_the_unix_socket_needs_no_token_and_no_host(house: House) -> None:
+async def test_who_can_open_the_unix_socket_needs_no_token(house: House) -> None:
     assert stat.S_IMODE(house.addresses.socket.stat().st_mode) == 0o600
     connector = aiohttp.UnixConnector(str(house.addresses.socket))
     async with aiohttp.ClientSession(connector=connector) as owner:
         for host in ("localhost", "damad"):
             async with owner.get(f"http://{host}/v1/main/tasks") as response:
                 assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "name"),
+    [
+        ({"Host": "evil.example"}, 421, "misdirected"),
+        ({"Host": "8.8.8.8"}, 421, "misdirected"),
+        ({"Host": "[::2]"}, 421, "misdirected"),
+        ({"Host": ""}, 421, "misdirected"),
+        ({"Origin": "http://evil.example"}, 403, "forbidden-origin"),
+        ({"Origin": "null"}, 403, "forbidden-origin"),
+    ],
+)
+async def test_host_and_origin_are_asked_on_the_unix_socket_too(
+    house: House, headers: dict[str, str], status: int, name: str
+) -> None:
+    connector = aiohttp.UnixConnector(str(house.addresses.socket), limit=1)
+    async with aiohttp.ClientSession(connector=connector) as owner:
+        for sent, expected in (({}, 200), (headers, status), ({"Origin": "http://localhost"}, 200)):
+            async with owner.get("http://localhost/v1/main/tasks", headers=sent) as response:
+                assert response.status == expected
+                if expected != 200:
+                    await refusal(response, status, name)
 
 
 @pytest.mark.parametrize(

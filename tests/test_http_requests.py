@@ -192,12 +192,12 @@ async def test_an_unknown_pg_env_is_404(house: House, pg_env: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/tasks", {"GET", "POST"}),
+        ("DELETE", "/tasks", {"GET", "HEAD", "POST"}),
         ("PUT", "/contexts", {"POST"}),
         ("GET", "/contexts", {"POST"}),
-        ("POST", "/contexts/1", {"GET"}),
+        ("POST", "/contexts/1", {"GET", "HEAD"}),
         ("GET", "/contexts/1/cancel", {"POST"}),
-        ("PATCH", "/contexts/1/events", {"GET", "POST"}),
+        ("PATCH", "/contexts/1/events", {"GET", "HEAD", "POST"}),
         ("POST", "/healthz", {"GET", "HEAD"}),
     ],
 )

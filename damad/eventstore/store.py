@@ -248,6 +248,11 @@ class EventStore:
         """The events that the contexts named ended with, of those that ended."""
         return [event_of(row) for row in await self.database.fetch("end_events", list(etl_context_ids))]
 
+    async def first_end(self, etl_context_id: int) -> RecordedEvent | None:
+        """The first event of a context whose type ends in :FINAL or :ERROR, be it an attempt's; or None."""
+        rows = await self.database.fetch("first_end", etl_context_id)
+        return event_of(rows[0]) if rows else None
+
     async def named_event(self, etl_context_id: int, type_: str, name: str) -> RecordedEvent | None:
         """The first event of a type whose payload carries this name, or None."""
         rows = await self.database.fetch("named_event", etl_context_id, type_, name)

@@ -10,7 +10,7 @@ from damad import context
 from damad.config import Config
 from damad.context import EtlContext
 from damad.errors import NotFound
-from damad.http import auth, contexts, events, feed, logs, problems, tasks, wire
+from damad.http import auth, contexts, events, feed, logs, original, problems, tasks, wire
 from damad.http.shutdown import WAITS, Waits, end_waits
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
@@ -32,6 +32,12 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
 )
 """The routes of a pg_env: method, path below its root, handler. They are tried in this order: the busiest is first."""
 
+ROUTES_OF_THE_ORIGINAL: Final[tuple[tuple[str, Handler], ...]] = (
+    ("/events/query", original.query_events),
+    ("/getEtlProcessFinalEvent", original.read_final_event),
+)
+"""What the original's web front reads: path below its root of a pg_env, handler."""
+
 
 def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str) -> web.Application:
     """The application. `pg_envs`: for each name the context, without an id, in which its requests run."""
@@ -41,10 +47,21 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     app[auth.TOKEN] = token
     app[WAITS] = Waits()
     app.on_shutdown.append(end_waits)
-    for method, path, handler in ROUTES:
-        app.router.add_route(method, _ROOT + path, handler, expect_handler=_expect)
-    app.router.add_get("/healthz", is_alive)
+    _add_routes(app.router)
     return app
+
+
+def _add_routes(router: web.UrlDispatcher) -> None:
+    for method, path, handler in ROUTES:
+        if method == hdrs.METH_GET:
+            router.add_get(_ROOT + path, handler, expect_handler=_expect)  # and HEAD
+        else:
+            router.add_route(method, _ROOT + path, handler, expect_handler=_expect)
+    for path, handler in ROUTES_OF_THE_ORIGINAL:
+        router.add_get(original.ROOT + path, handler)
+    # Who asks for the head of this one would make a context too.
+    router.add_get(original.ROOT + "/etl/new-context-id", original.make_context, allow_head=False)
+    router.add_get("/healthz", is_alive)
 
 
 @web.middleware

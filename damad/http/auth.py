@@ -1,7 +1,8 @@
 """Who may ask: whoever can open the Unix socket, and over TCP whoever has the token.
 
 The Host header is checked before anything else, because a web page can have its own name resolve to this machine, and
-Origin, because a web page can send requests that it cannot read the answers of.
+Origin, because a web page can send requests that it cannot read the answers of. On the Unix socket too: somebody may
+have put a port in front of it. There any name without a dot is taken, which no page in the network can have.
 """
 
 import hmac
@@ -18,6 +19,7 @@ from aiohttp.typedefs import Handler
 
 from damad import statefolder
 from damad.errors import ConfigError
+from damad.http import original
 from damad.http.listening import Protocol
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorized
 from damad.http.wire import SETTINGS
@@ -25,6 +27,8 @@ from damad.http.wire import SETTINGS
 TOKEN: Final = web.AppKey[str]("token")
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """What anybody may ask."""
+OPEN_TO_ORIGINS: Final = original.ROOT.partition("{")[0]
+"""What pages of the origins that `compat_open` names may ask: the paths that begin so."""
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 _TOKEN_BYTES: Final = 32
 _LONGEST_TOKEN: Final = 4096
@@ -61,8 +65,14 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.version not in (HttpVersion10, HttpVersion11):
         raise HttpVersion(f"HTTP/{request.version.major}.{request.version.minor} is not spoken here")
     door = request.protocol
-    if not (isinstance(door, Protocol) and (door.trusted or hmac.compare_digest(door.let_in, _introduction(request)))):
-        _check(request)
+    if isinstance(door, Protocol) and hmac.compare_digest(door.let_in, _introduction(request)):
+        return await handler(request)
+    host, origin = _check_host(request), request.headers.get(hdrs.ORIGIN)
+    if origin is not None and _is_open_to(request, origin):
+        return _readable(await handler(request), origin)
+    _check_origin(origin, host)
+    if request.path not in OPEN_PATHS:
+        _check_who(request)
     return await handler(request)
 
 
@@ -73,31 +83,44 @@ def _introduction(request: web.Request) -> bytes:
     return "\n".join(said).encode(errors="surrogateescape")
 
 
-def _check(request: web.Request) -> None:
-    host = _check_host(request)
-    _check_origin(request, host)
-    if request.path not in OPEN_PATHS:
+def _check_who(request: web.Request) -> None:
+    """Asks for the token, unless it is the owner. Who was let in need not be asked again for the same words."""
+    door = request.protocol
+    if not (isinstance(door, Protocol) and door.trusted):
         _check_token(request)
-        if isinstance(request.protocol, Protocol):
-            request.protocol.let_in = _introduction(request)
+    if isinstance(door, Protocol):
+        door.let_in = _introduction(request)
+
+
+def _is_open_to(request: web.Request, origin: str) -> bool:
+    return request.path.startswith(OPEN_TO_ORIGINS) and origin.lower() in request.app[SETTINGS].compat_open
+
+
+def _readable(response: web.StreamResponse, origin: str) -> web.StreamResponse:
+    """The answer as a browser gives it to a page of another origin."""
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    response.headers[hdrs.VARY] = hdrs.ORIGIN
+    return response
 
 
 def _check_host(request: web.Request) -> str:
     given = request.headers.get(hdrs.HOST, "")
     here = request.get_extra_info("sockname")
-    if not _is_ours(given, request.app[SETTINGS].host, here[0] if here else None):
+    on_socket = isinstance(here, str)
+    address = here[0] if here and not on_socket else None
+    if not _is_ours(given, request.app[SETTINGS].host, address, on_socket=on_socket):
         raise Misdirected(f"Host {given[:80]!r} is not this one; ask for localhost or for the address it listens on")
     return given.lower()
 
 
 @lru_cache(maxsize=64)
-def _is_ours(given: str, configured: str, here: str | None) -> bool:
+def _is_ours(given: str, configured: str, here: str | None, *, on_socket: bool) -> bool:
     """True for the names of this machine to itself, the configured host, and the address that the request came to."""
     parts = _HOST.fullmatch(given)
     if parts is None:
         return False
     name = (parts[1] or parts[2]).lower()
-    if name in ("localhost", configured.lower(), here):
+    if name in ("localhost", configured.lower(), here) or (on_socket and parts[2] and "." not in name):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -105,8 +128,7 @@ def _is_ours(given: str, configured: str, here: str | None) -> bool:
         return False
 
 
-def _check_origin(request: web.Request, host: str) -> None:
-    given = request.headers.get(hdrs.ORIGIN)
+def _check_origin(given: str | None, host: str) -> None:
     if given is not None and given.lower() not in (f"http://{host}", f"https://{host}"):
         raise Forbidden(f"pages of the origin {given[:80]!r} may not ask here")
 

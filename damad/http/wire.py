@@ -77,9 +77,9 @@ def query(request: web.Request, shape: type[S]) -> S:
 
     Raises InvalidInput, with the name of the `parameter`, for unknown ones, bad ones, and ones given twice.
     """
-    if not request.query_string:
-        return shape()
     kinds = _kinds(shape)
+    if not request.query_string and not kinds:
+        return shape()
     given: dict[str, Any] = {}
     for name in request.query:
         texts = request.query.getall(name)
@@ -98,9 +98,9 @@ def query(request: web.Request, shape: type[S]) -> S:
         return msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
         name = misfit(error)[1][0]
-        text = ",".join(request.query.getall(name))
+        said = f"is {','.join(request.query.getall(name))[:80]!r}" if name in request.query else "is missing"
         raise InvalidInput(
-            f"the parameter {name!r} is {text[:80]!r}; it is to be {_wanted(shape, name)}", parameter=name
+            f"the parameter {name!r} {said}; it is to be {_wanted(shape, name)}", parameter=name
         ) from None
 
 

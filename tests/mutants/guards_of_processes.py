@@ -287,14 +287,14 @@ GUARDS = (
     Guard(
         "the Host is asked for",
         AUTH,
-        "if not _is_ours(given, request.app[SETTINGS].host, here[0] if here else None):",
+        "if not _is_ours(given, request.app[SETTINGS].host, address, on_socket=on_socket):",
         "if not given:",
         (f"{WHO}::test_another_host_is_misdirected",),
     ),
     Guard(
         "the Origin is asked for",
         AUTH,
-        "    _check_origin(request, host)\n",
+        "    _check_origin(origin, host)\n",
         "",
         (f"{WHO}::test_a_page_of_another_origin_may_not_ask",),
     ),
@@ -304,6 +304,20 @@ GUARDS = (
         "hmac.compare_digest(door.let_in, _introduction(request))",
         "door.let_in",
         (f"{WHO}::test_who_was_let_in_is_asked_again_when_they_say_something_else",),
+    ),
+    Guard(
+        "pages of the origins in compat_open may ask the routes of the original, and no other",
+        AUTH,
+        "request.path.startswith(OPEN_TO_ORIGINS) and ",
+        "",
+        ("tests/test_http_original.py::test_nothing_else_is_open_to_anybody_else",),
+    ),
+    Guard(
+        "a snapshot in a cursor is one before Postgres sees it",
+        "damad/http/cursors.py",
+        " or not all(_is_snapshot(sight) for sight in sights)",
+        "",
+        ("tests/test_http_feed.py::test_what_is_no_cursor_is_422",),
     ),
     Guard(
         "a token that others can read is none",
