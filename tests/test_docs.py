@@ -79,3 +79,14 @@ def test_the_page_of_the_faults_has_each_fault_that_a_test_names_and_no_other() 
     }
     table = (ROOT / "docs/reliability.md").read_text().split("| fault |")[1]
     assert {row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()[2:]} == named, "run `make faults`"
+
+
+def test_every_row_beside_the_other_systems_is_whole_and_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs/scheduling.md").read_text().split("\n## ", 1)[1]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", text, re.M)]
+    for row in rows:
+        assert len(row) == len(rows[0]) and all(row), row
+    for shown_by in (row[2].strip("`") for row in rows if row[1] != "damad"):
+        path, _, name = shown_by.partition("::")
+        tests = ast.parse((ROOT / path).read_text()).body
+        assert name in {test.name for test in tests if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef)}, name
