@@ -12,18 +12,14 @@ import hypothesis
 import pytest
 import pytest_asyncio
 from postgres_support import TEMPLATE, in_database, make_template, sql
-from reliability_page import (  # noqa: F401 - hooks
-    pytest_addoption,
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_terminal_summary,
-)
 
 from damad import context
 from damad.context import EtlContext, Host
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
+
+pytest_plugins = ["fast_paths", "reliability_page"]
 
 # The same examples in every run; one fixture for all examples of a test; no file of examples beside the project.
 hypothesis.settings.register_profile(

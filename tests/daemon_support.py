@@ -17,6 +17,7 @@ from textwrap import dedent
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import fast_paths
 from postgres_support import TEMPLATE, in_database, sql
 from worker_support import GATE_MODULE, HOLD, Gate, Outcome
 
@@ -72,6 +73,7 @@ class Site:
             "DAMAD_STATE_DIR": str(self.state_dir),
             "DAMAD_WORKER_ROOTS": str(self.workers),
             **{f"DAMAD_PG_ENV_{name.upper()}_DSN": dsn for name, dsn in dsns.items()},
+            **fast_paths.variables(),
             **settings,
             _MARK: self._mark,
         }

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import fast_paths
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -26,7 +27,7 @@ from damad.model.event import Event, RecordedEvent
 
 TOKEN = "a-token-for-tests"
 PG_ENV = "main"
-SOON = 10.0
+SOON = 40.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 
@@ -127,8 +128,8 @@ async def running(folder: Path, dsn: str, **settings: Any) -> AsyncIterator[Hous
     workers.mkdir(exist_ok=True)
     (workers / "hello.py").write_text("def main(initial_event):\n    return {}\n")
     given = {"state_dir": folder / "state", "port": 0, "worker_roots": (workers,)} | settings
-    config = Config(**given, queues={"fast": Queue(defaults={"retry_limit": 7})})
-    database = Database(PG_ENV, dsn, lock_timeout=1.0)
+    config = Config(**fast_paths.settings() | given, queues={"fast": Queue(defaults={"retry_limit": 7})})
+    database = Database(PG_ENV, dsn, lock_timeout=1.0, groups=config.group_appends)
     host = Host.configured(config, str(uuid4()))
     app = make_app({PG_ENV: EtlContext(pg_env=PG_ENV, database=database, host=host)}, settings=config, token=TOKEN)
     async with AsyncExitStack() as stack:

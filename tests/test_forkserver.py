@@ -13,6 +13,8 @@ from daemon_support import Daemon, Site, site_of, until
 from damad import processes
 from damad.runner import forkserver
 
+FORKS = {"DAMAD_FORK_SERVER": "true"}
+
 QUIET = "def main(event): return {'n': event['payload']}"
 """A worker that asks nothing of damad."""
 WHO = """
@@ -33,7 +35,7 @@ WAITS = """
 
 @pytest_asyncio.fixture
 async def site(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    settings = {"DAMAD_QUEUE_HEAVY_PRELOAD": "colorsys", "DAMAD_POLL_INTERVAL": "10m"}
+    settings = FORKS | {"DAMAD_QUEUE_HEAVY_PRELOAD": "colorsys", "DAMAD_POLL_INTERVAL": "10m"}
     async with site_of(tmp_path_factory.mktemp("forks"), template, **settings) as site:
         yield site
 
@@ -45,9 +47,14 @@ async def daemon(site: Site) -> Daemon:
     return daemon
 
 
+async def nothing_is_left_of_any_run(daemon: Daemon) -> None:
+    """Returns once the daemon has heard of the end of each."""
+    await until(lambda: not list((daemon.site.state_dir / "runs").glob("*/*")))
+
+
 async def ends_clean(daemon: Daemon) -> None:
     await daemon.quiet()
-    await until(lambda: not list((daemon.site.state_dir / "runs").glob("*/*")))
+    await nothing_is_left_of_any_run(daemon)
     await daemon.site.verified()
     assert await daemon.stop() == 0
     assert not daemon.site.processes()
@@ -56,7 +63,9 @@ async def ends_clean(daemon: Daemon) -> None:
 
 
 async def test_each_task_has_a_process_of_its_own_and_one_after_another_the_same_parent(daemon: Daemon) -> None:
-    first, second = [(await daemon.site.run(WHO)).result for _ in range(2)]
+    first = (await daemon.site.run(WHO)).result
+    await nothing_is_left_of_any_run(daemon)
+    second = (await daemon.site.run(WHO)).result
     assert first["parent"] == second["parent"] != daemon.pid
     assert first["pid"] != second["pid"]
     assert first["dice"] != second["dice"]
@@ -202,7 +211,7 @@ async def test_a_module_that_was_changed_is_imported_again(template: str, tmp_pa
     library.mkdir()
     (library / "preloaded_from_a_test.py").write_text("VALUE = 1\n")
     worker = "def main():\n    import preloaded_from_a_test as it\n    return {'value': it.VALUE}\n"
-    settings = {"DAMAD_QUEUE_DEFAULT_PRELOAD": "preloaded_from_a_test", "PYTHONPATH": str(library)}
+    settings = FORKS | {"DAMAD_QUEUE_DEFAULT_PRELOAD": "preloaded_from_a_test", "PYTHONPATH": str(library)}
     (tmp_path / "site").mkdir()
     async with site_of(tmp_path / "site", template, **settings) as site:
         daemon = Daemon(site)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fast_paths
 import pytest
 
 TESTS = Path(__file__).parent.parent
@@ -21,7 +22,8 @@ CORE = ("events", "tasks", "eventstore", "lifecycle_table", "http_events", "http
 )
 async def test_the_tests_of_the_core_pass(record_property: Callable[[str, Any], None]) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(str(TESTS / f"test_{name}.py") for name in CORE),
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *fast_paths.options(),
+        *(str(TESTS / f"test_{name}.py") for name in CORE),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         cwd=TESTS.parent, env={**os.environ, "DAMAD_FAILPOINT": "database.executed:0.05"},
     )  # fmt: skip
