@@ -1,13 +1,16 @@
 """Which files may be run: a regular file of a known language, inside a worker root, that no stranger can write."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Final
 
 from damad.errors import InvalidWorker
 
-SUFFIXES: Final = (".py",)
+ON_NODE: Final = (".js", ".mjs", ".ts")
+SUFFIXES: Final = (".py", *ON_NODE)
+NO_NODE: Final = "needs Node.js, and there is no program `node` on the PATH"
 
 
 def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None) -> Path:
@@ -33,6 +36,16 @@ def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None)
     raise InvalidWorker(f"worker {worker!r} is outside the worker roots: {shown}", pointer=pointer, worker=worker)
 
 
+def runs_on_node(path: Path) -> bool:
+    """True for a worker in JavaScript or TypeScript."""
+    return path.suffix in ON_NODE
+
+
+def node() -> str | None:
+    """The program that runs those, or None where Node.js is not installed."""
+    return shutil.which("node")
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -53,6 +66,8 @@ def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:
             f"worker {worker!r} is in no language that damad runs: its name ends in none of {', '.join(SUFFIXES)}",
             pointer=pointer,
         )
+    if runs_on_node(path) and node() is None:
+        raise InvalidWorker(f"worker {worker!r} {NO_NODE}", pointer=pointer)
     for place in (path, *path.parents):
         if place.stat().st_mode & stat.S_IWOTH:
             raise InvalidWorker(f"worker {worker!r} can be written by others: chmod o-w {place}", pointer=pointer)

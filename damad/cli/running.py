@@ -33,7 +33,7 @@ def run(
     payload
         JSON, @FILE, or - for stdin.
     debug
-        Wait for a debugger (debugpy) before main is called.
+        Wait for a debugger before main is called: debugpy, or for JavaScript the inspector of Node.js.
     pdb
         Stop in main under pdb.
     """
@@ -47,28 +47,33 @@ def run(
     if context is not None and (payload is not None or settings not in (None, Settings())):
         raise InvalidInput("a task that is there runs as it was queued: --context takes no --payload and no settings")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker on this terminal hears it, and says how it ended
-    debugger = "debugpy" if debug else "pdb" if pdb else None
-    if debugger is not None:
-        from damad.runner import debugging
-
-        debugging.require(debugger)
-    return session.go(_run(worker, context, payload, debugger, settings or Settings(), where or Where()))
+    return session.go(_run(worker, context, payload, (debug, pdb), settings or Settings(), where or Where()))
 
 
 async def _run(
-    worker: str | None, id_: str | None, payload: str | None, debugger: str | None, settings: Settings, where: Where
+    worker: str | None,
+    id_: str | None,
+    payload: str | None,
+    asked: tuple[bool, bool],
+    settings: Settings,
+    where: Where,
 ) -> int:
     import asyncio
     import logging
 
     from damad import events, statefolder, stderrlog
     from damad.cli import session, waiting
+    from damad.runner import debugging
     from damad.scheduler.supervisor import Supervisor
 
     stderrlog.configure(logging.WARNING)
     configuration = session.configuration(where)
     host_id = statefolder.make_host_id(configuration.state_dir)
+    debug, pdb = asked
     async with session.opened(where, configuration) as ambient:
+        debugger = None
+        if debug or pdb:
+            debugger = debugging.chosen(worker or await _worker_of(str(id_)), debug=debug, pdb=pdb)
         supervisor = Supervisor(ambient.store.database, configuration, host_id, terminal=True, debug=debugger)
         alone = not statefolder.has_daemon(configuration.state_dir)  # then nobody else looks after this host's tasks
         if worker is not None:
@@ -80,6 +85,14 @@ async def _run(
             event = await events.ended(etl_context_id)
             await supervisor.quiet()
         return await waiting.said(event, traceback=False)  # the worker has said it on this terminal
+
+
+async def _worker_of(id_: str) -> str:
+    """The worker of a task that is there."""
+    from damad import tasks
+    from damad.cli import session
+
+    return str(getattr(await tasks.status(session.etl_context_id(id_)), "worker", ""))
 
 
 async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import msgspec
 
-from damad import background, context, failpoints, processes
+from damad import background, context, failpoints, processes, workerfile
 from damad.errors import Conflict
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment
@@ -30,7 +30,7 @@ from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.model.settings import TaskSettings
 from damad.processes import Process
-from damad.runner import debugging, outcome
+from damad.runner import debugging, node, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.line import WorkersEnd
 from damad.runner.load import is_async, load, takes_event
@@ -107,13 +107,15 @@ class Run:
             if not begun:
                 _begin(attempt, report)
             failpoints.hit("runner.started")
-            return _run(attempt, report, debugging.debugger(self._debug))
+            return _run(attempt, report, self._debug)
         except NotMine as refused:
             return refused.exit_code
         except Terminated:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             raise
+        except node.Ended as end:
+            end.follow()
 
 
 class _Report:
@@ -149,10 +151,10 @@ def _begin(attempt: Attempt, report: _Report) -> None:
         raise attempt.not_mine(refusal) from None
 
 
-def _run(attempt: Attempt, report: _Report, debugger: debugging.Debugger) -> int:
+def _run(attempt: Attempt, report: _Report, debug: str | None) -> int:
     process = os.getpid()
     with _renewed(attempt) if attempt.claim.shared else contextlib.nullcontext():
-        result = _run_main(attempt, debugger)
+        result = _run_main(attempt, debug)
         if os.getpid() != process:
             os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -181,15 +183,19 @@ def _renewed(attempt: Attempt) -> Iterator[None]:
         renewal.cancel()
 
 
-def _run_main(attempt: Attempt, debugger: debugging.Debugger) -> Event | Failure:
+def _run_main(attempt: Attempt, debug: str | None) -> Event | Failure:
     worker = Path()
     try:
         worker = attempt.find_worker()
         with context.run_in(attempt.context):
-            main = load(worker)
-            initial = (attempt.context.initial_event,) if takes_event(main) else ()
-            returned = debugger(lambda: _call(main, initial), main)
-    except Terminated:
+            if workerfile.runs_on_node(worker):
+                inspected = debug == debugging.INSPECTOR
+                returned = node.call(worker, attempt.context.initial_event, inspected=inspected)
+            else:
+                main = load(worker)
+                initial = (attempt.context.initial_event,) if takes_event(main) else ()
+                returned = debugging.debugger(debug)(lambda: _call(main, initial), main)
+    except (Terminated, node.Ended):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a worker raises is an outcome, SystemExit too
         return outcome.of_exception(error, attempt=attempt.number, worker=worker)

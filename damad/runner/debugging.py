@@ -6,21 +6,41 @@ import inspect
 import pdb
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-from damad.errors import ConfigError
+from damad import workerfile
+from damad.errors import ConfigError, InvalidInput
 
 PORT: Final = 5678
 """Where `--debug` waits for a client: debugpy's own default."""
+
+INSPECTOR: Final = "inspector"
+"""The debugger of Node.js, which brings it along: node.py."""
 
 Call = Callable[[], Any]
 Debugger = Callable[[Call, Callable[..., Any]], Any]
 """Calls the first, which ends up in the second: the worker's main."""
 
 
+def chosen(worker: str, *, debug: bool, pdb: bool) -> str | None:
+    """The name of the debugger that `--debug` or `--pdb` means for that worker, asked before anything happens.
+
+    Raises ConfigError where it is not installed, and InvalidInput for a language that it does not speak.
+    """
+    if workerfile.runs_on_node(Path(worker)):
+        if pdb:
+            raise InvalidInput("--pdb is for workers in Python; with --debug Node.js waits for a debugger")
+        return INSPECTOR if debug else None
+    name = "debugpy" if debug else "pdb" if pdb else None
+    if name is not None:
+        require(name)
+    return name
+
+
 def require(name: str) -> None:
-    """Makes sure that the debugger of that name is installed, before anything happens. Raises ConfigError."""
+    """Makes sure that the debugger of that name is installed. Raises ConfigError."""
     if name == "debugpy" and importlib.util.find_spec("debugpy") is None:
         raise ConfigError("--debug needs debugpy: pip install 'damad[debug]'")
 

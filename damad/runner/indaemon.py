@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from damad import context
+from damad import context, workerfile
 from damad.errors import Conflict
 from damad.model.event import Event
 from damad.model.retry import Failure
@@ -139,9 +139,11 @@ async def _main(attempt: Attempt) -> Event | Failure:
     try:
         worker = attempt.find_worker()
         with context.run_in(attempt.context):
+            if workerfile.runs_on_node(worker):
+                return outcome.refused_in_daemon(attempt.number, worker, "runs on Node.js")
             main = load(worker)
             if not is_async(main):
-                return outcome.refused_in_daemon(attempt.number, worker)
+                return outcome.refused_in_daemon(attempt.number, worker, "has a main that is not async")
             initial = (attempt.context.initial_event,) if takes_event(main) else ()
             returned = await main(*initial)
     except BaseException as error:  # whatever a worker raises is an outcome, SystemExit too

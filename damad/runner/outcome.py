@@ -31,6 +31,23 @@ _FIELDS: Final = {*_OF_AN_EVENT, *RecordedEvent.__struct_fields__, "_created_tim
 """What a returned event may hold: also what one has that is recorded already."""
 
 
+class Thrown(Exception):
+    """What a worker in another language threw, in its own words: `name` is its class, `stack` its traceback."""
+
+    def __init__(
+        self, message: str, *, name: str, stack: str | None, retryable: bool = True, retry_in: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.stack = stack
+        self.retryable = retryable
+        self.retry_in = retry_in
+
+
+class Unrecordable(Exception):
+    """What a worker in another language returned cannot even be brought here; the message says why."""
+
+
 def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
     """The outcome of a `main` that returned. `limit`: the most bytes that a result may have as JSON."""
     if not isinstance(value, dict):
@@ -64,6 +81,13 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure
         cause = error.__cause__
         text = _traceback(cause, worker) if cause is not None else None
         return _failure("load", str(error), attempt, traceback=text)
+    if isinstance(error, Unrecordable):
+        return _failure("bad_result", f"main returned what cannot be recorded: {error}", attempt)
+    if isinstance(error, Thrown):
+        failure = _failure("exception", str(error), attempt, traceback=_traceback(error, worker))
+        return msgspec.structs.replace(
+            failure, type=_clean(error.name), retryable=error.retryable, retry_in=error.retry_in
+        )
     failure = _failure("exception", _message(error), attempt, traceback=_traceback(error, worker))
     return msgspec.structs.replace(
         failure,
@@ -73,9 +97,9 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure
     )
 
 
-def refused_in_daemon(attempt: int, worker: Path) -> Failure:
-    """The outcome of a sync `main` in a queue that runs in the daemon, where it would stop everything else."""
-    message = f"main of {worker.name} is not async, and this queue runs in the daemon (run_in)"
+def refused_in_daemon(attempt: int, worker: Path, why: str) -> Failure:
+    """The outcome of what a queue that runs in the daemon does not run: a sync `main` would stop everything else."""
+    message = f"{worker.name} {why}, and this queue runs in the daemon (run_in)"
     return msgspec.structs.replace(_failure("load", message, attempt), retryable=False)
 
 
@@ -98,11 +122,16 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException, worker: Path) -> str:
     """The traceback from the worker's own file on: the frames of damad above it help nobody."""
+    if isinstance(error, Thrown):
+        return _shortened(_clean(error.stack or str(error)))
     frames: TracebackType | None = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != str(worker):
         frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
-    text = _clean("".join(lines))
+    return _shortened(_clean("".join(lines)))
+
+
+def _shortened(text: str) -> str:
     if len(text) > _LONGEST_TRACEBACK:
         half = _LONGEST_TRACEBACK // 2
         text = f"{text[:half]}\n[…]\n{text[-half:]}"

@@ -28,8 +28,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     task: what the log says of it (None: what nobody can read, and the run shall see for itself) · asked_at:
     time.monotonic() when the log said so, the same in every process of a machine · log: the attempt's log file ·
-    terminal: leave the worker on this terminal, too · debug: pdb or debugpy · pooled: whether the DSN leads to a
-    pooler, which costs a connection less to be told than to ask.
+    terminal: leave the worker on this terminal, too · debug: a name of runner/debugging.py · pooled: whether the DSN
+    leads to a pooler, which costs a connection less to be told than to ask.
     """
 
     claim: Claim

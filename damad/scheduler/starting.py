@@ -22,7 +22,8 @@ log = structlog.get_logger()
 class Starter:
     """Starts the runs of one supervisor. reporters: by run, who hears what a process says over its line.
 
-    terminal: nothing runs in this process · debug: pdb or debugpy, for the run that stays on the terminal.
+    terminal: nothing runs in this process · debug: a name of runner/debugging.py, for the run that
+    stays on the terminal.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class Supervisor:
     """Runs the tasks of one pg_env.
 
     own: connections for what the supervisor itself asks, which wait for a lock but briefly · runners: fork servers,
-    where a process is not to be started for each task · terminal: leave workers on this terminal · debug: pdb or
-    debugpy · revive: called when Postgres is away (to start the embedded one again).
+    where a process is not to be started for each task · terminal: leave workers on this terminal · debug: a name
+    of runner/debugging.py · revive: called when Postgres is away (to start the embedded one again).
     """
 
     def __init__(
