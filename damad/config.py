@@ -10,13 +10,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
 from damad import units
 from damad.errors import ConfigError, InvalidInput
 from damad.model import settings
+from damad.model.queue import MOST_SLOTS, TASK_SETTINGS, StoredQueue
 
 SYSTEM_FILE: Final = Path("/etc/damad/damad.toml")
 LOCAL_FILE: Final = Path("damad.toml")
@@ -35,6 +36,14 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     preload: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
+
+    def under(self, stored: StoredQueue | None) -> Self:
+        """How the queue runs on this host where this is set for it in the database: what is set there wins."""
+        if stored is None:
+            return self
+        set_ = {name: getattr(stored, name) for name in ("concurrency", "run_in", "shared")}
+        set_ = {name: value for name, value in set_.items() if value is not None}
+        return msgspec.structs.replace(self, **set_, defaults={**self.defaults, **stored.settings})
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +95,8 @@ _DAEMONS_OWN: Final = frozenset({
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_MOST_SLOTS: Final = 2**31
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
-_QUEUE: Final = (*_QUEUE_OWN, *sorted(settings.NAMES - {"worker", "queue", "idempotency_key", "run_in"}))
+_QUEUE: Final = (*_QUEUE_OWN, *sorted(TASK_SETTINGS))
 
 
 def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None) -> Config:
@@ -340,7 +348,7 @@ def _without_worker(parsed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_queue(setting: str, value: Any, defaults: dict[str, Any]) -> None:
-    if setting == "concurrency" and not 0 <= value < _MOST_SLOTS:
+    if setting == "concurrency" and not 0 <= value < MOST_SLOTS:
         raise InvalidInput(f"{value} is no number of slots")
     if setting == "run_in" and value not in ("process", "daemon"):
         raise InvalidInput(f"{value!r} is neither process nor daemon")

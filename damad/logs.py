@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from damad import context, events, tasks
+from damad import context, events, queues, tasks
 from damad.errors import NotFound
 from damad.eventstore import listener
 from damad.eventstore.store import State, TaskState
@@ -65,17 +65,17 @@ async def printed(etl_context_id: int, attempt: int | None = None, *, live: bool
     try:
         return read(find(etl_context_id, attempt))
     except NotFound:
-        if not _ran_in_daemon_here(state, attempt):
+        if not await _ran_in_daemon_here(state, attempt):
             raise
         return _nothing()
 
 
-def _ran_in_daemon_here(state: State, attempt: int | None) -> bool:
+async def _ran_in_daemon_here(state: State, attempt: int | None) -> bool:
     """True for an attempt that leaves a log only if it prints."""
     here = context.current().here
     if not isinstance(state, TaskState) or not 1 <= (attempt or 1) <= state.attempt:
         return False
-    run_in = decode(state.settings).run_in or here.queue(state.queue).run_in
+    run_in = decode(state.settings).run_in or (await queues.in_force(state.queue)).run_in
     return run_in == "daemon" and here.host_id in (None, str(state.host_id))
 
 

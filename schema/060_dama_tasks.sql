@@ -35,3 +35,7 @@ CREATE INDEX IF NOT EXISTS dama_tasks_due_idx
   ON data_manager.dama_tasks (queue, run_at) WHERE state IN ('scheduled', 'retrying');
 CREATE INDEX IF NOT EXISTS dama_tasks_held_idx
   ON data_manager.dama_tasks (host_id, queue) WHERE state IN ('claimed', 'running', 'cancelling');
+-- Those that have a concurrency_key, key by key: schema/222.
+CREATE INDEX IF NOT EXISTS dama_tasks_keyed_idx
+  ON data_manager.dama_tasks (queue, (settings ->> 'concurrency_key'), priority DESC, initial_event_id)
+  WHERE state = 'queued' AND settings ->> 'concurrency_key' IS NOT NULL;

@@ -34,6 +34,8 @@ CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
     WHEN coalesce(settings ->> 'worker', settings ->> 'worker_path') IS NULL              THEN 'worker'
     WHEN NOT data_manager.is_text(settings -> 'queue')                                    THEN 'queue'
     WHEN NOT data_manager.is_text(settings -> 'idempotency_key')                          THEN 'idempotency_key'
+    WHEN NOT data_manager.is_text(settings -> 'concurrency_key')
+      OR length(settings ->> 'concurrency_key') > 255                                     THEN 'concurrency_key'
     WHEN NOT data_manager.is_text(settings -> 'dama_host_id')
       OR settings ->> 'dama_host_id' !~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'    THEN 'dama_host_id'
     WHEN NOT data_manager.is_whole(settings ->> 'priority', -2147483648, 2147483647)      THEN 'priority'

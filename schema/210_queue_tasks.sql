@@ -113,11 +113,12 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
   SET enable_seqscan = off
   AS $$
     DECLARE
-      keys    text[];
-      seen    boolean := false;
-      first   data_manager.event_store;
-      parent  bigint;
-      source  bigint;
+      keys       text[];
+      seen       boolean := false;
+      defaulted  boolean;
+      first      data_manager.event_store;
+      parent     bigint;
+      source     bigint;
     BEGIN
       IF cardinality(types) = 1 THEN
         keys := ARRAY[metas[1] #>> '{__dama_task_manager__,idempotency_key}'];
@@ -130,7 +131,14 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
               FROM unnest(event_uuids, metas) WITH ORDINALITY AS e (uuid, meta, place)
           ) AS e;
       END IF;
-      seen := seen OR EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids));
+      SELECT seen OR EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids)),
+             EXISTS (SELECT FROM data_manager.dama_queues q WHERE q.settings <> '{}')
+        INTO seen, defaulted;
+      IF defaulted THEN
+        metas := ARRAY (
+          SELECT data_manager.with_defaults(e.meta) FROM unnest(metas) WITH ORDINALITY AS e (meta, place) ORDER BY e.place
+        );
+      END IF;
       IF NOT seen AND array_remove(keys, NULL) <> '{}' THEN
         seen := EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
       END IF;

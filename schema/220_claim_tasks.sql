@@ -95,6 +95,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 -- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
 -- leave_out: contexts that are not to be claimed, though they might. What is queued and what became due are looked up
 -- apart, each by an index of its own: one of the first is found as fast however many more wait behind it.
+-- A queue that is paused or has limits gives nothing here, whatever whoever calls knew of it: schema/222 serves it.
 -- Planned once, for any number of slots, and so that nothing is sorted which an index has in order.
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
     queues     text[],
@@ -131,6 +132,11 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
               AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
               AND t.etl_context_id <> ALL (leave_out)
+              AND NOT EXISTS (
+                SELECT FROM data_manager.dama_queues q
+                  WHERE q.name = queues[i]
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+              )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
@@ -141,6 +147,11 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
               AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
               AND t.etl_context_id <> ALL (leave_out)
+              AND NOT EXISTS (
+                SELECT FROM data_manager.dama_queues q
+                  WHERE q.name = queues[i]
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+              )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED

@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
 from damad import __version__
+from damad.cli.queues import listed
 from damad.errors import DamadError
 
 _REFUSED = 2
@@ -31,6 +32,12 @@ _COMMANDS = {
     "checking:rebuild": "Write every projection again that is not what its events say.",
 }
 """Each command: its function, loaded when it is called, and what `damad --help` says of it."""
+_QUEUES = {
+    "pause": "Take nothing more from a queue; what runs goes on.",
+    "resume": "Take tasks from a queue again.",
+    "set_": "Set how a queue runs, and the settings of tasks that do not say; makes it if need be.",
+}
+"""What `damad queues` does beside listing them."""
 
 
 def _app() -> App:
@@ -43,6 +50,11 @@ def _app() -> App:
     )
     for place, help_ in _COMMANDS.items():
         app.command(f"damad.cli.{place}", help=help_)
+    queues = App(name="queues", help="List the queues, pause and resume them, set how they run.")
+    queues.default(listed)
+    for place, help_ in _QUEUES.items():
+        queues.command(f"damad.cli.queues:{place}", name=place.rstrip("_"), help=help_)
+    app.command(queues)
     systemd = App(name="systemd", help="Print the systemd unit.")
     systemd.command("damad.cli.serving:print_unit", name="print", help="Print a unit that runs `damad serve`.")
     app.command(systemd)

@@ -65,6 +65,7 @@ def show(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
 async def _show(id_: str, json: bool, where: Where) -> int:
     import msgspec
 
+    from damad import queues
     from damad.cli import render, session
 
     async with session.opened(where) as ambient:
@@ -72,10 +73,11 @@ async def _show(id_: str, json: bool, where: Where) -> int:
         state = await ambient.store.state(etl_context_id)
         recorded = await ambient.store.read(etl_context_id)
         tree = await ambient.store.tree(etl_context_id)
+        held_back = await queues.held_back(state)
     if json:
         render.as_json({**msgspec.to_builtins(state), "events": recorded, "tree": tree})
     else:
-        render.shown(state, recorded, tree)
+        render.shown(state, recorded, tree, held_back=held_back)
     return 0
 
 

@@ -51,6 +51,9 @@ class Settings:
     idempotency_key: str | None = None
     "The same key again queues nothing and answers with the first task."
 
+    concurrency_key: str | None = None
+    "Its queue may bound how many of the same key run at a time."
+
     work_dir: str | None = None
     "The task's folder."
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from damad.eventstore.store import State, TaskState
 from damad.model.event import RecordedEvent
+from damad.queues import QueueState
 
 _COLOURS: Final = {
     "done": "green", "failed": "red", "error": "red", "cancelled": "magenta", "cancelling": "magenta",
@@ -52,10 +53,31 @@ def tasks(states: Sequence[State]) -> None:
     _print(table if states else "no tasks")
 
 
-def shown(state: State, events: Sequence[RecordedEvent], tree: Sequence[State]) -> None:
-    """A context as a page: its state, its tree, its events."""
+def queues(states: Sequence[QueueState]) -> None:
+    """A table of queues."""
+    table = _table("queue", "", "waiting", "oldest", "running", "at a time", "limits", "run in", "settings")
+    for state in states:
+        table.add_row(
+            state.name, Text("paused", style="red") if state.paused else Text(""), str(state.depth),
+            "–" if state.oldest_age is None else _span(timedelta(seconds=state.oldest_age)), str(state.running),
+            str(state.concurrency), _limits(state), f"{state.run_in}{', shared' if state.shared else ''}",
+            ", ".join(f"{name} {_short(value)}" for name, value in state.settings.items()),
+        )  # fmt: skip
+    _print(table if states else "no queues")
+
+
+def _limits(state: QueueState) -> str:
+    said = {"in all": state.global_concurrency, "a key": state.key_concurrency}
+    limits = [f"{number} {of_what}" for of_what, number in said.items() if number is not None]
+    return ", ".join([*limits, *([state.rate] if state.rate else [])])
+
+
+def shown(
+    state: State, events: Sequence[RecordedEvent], tree: Sequence[State], *, held_back: str | None = None
+) -> None:
+    """A context as a page: its state, its tree, its events. held_back: why it does not run."""
     facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(state):
+    for name, value in [*_facts(state), *([("held back", Text(held_back))] if held_back else [])]:
         facts.add_row(Text(name, style="bold"), value)
     _print(facts)
     if len(tree) > 1:

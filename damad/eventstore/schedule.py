@@ -8,7 +8,9 @@ from uuid import UUID
 import msgspec
 
 from damad.eventstore.pools import Database
+from damad.eventstore.queues import stored_queue
 from damad.eventstore.store import Assignment, assignment_of
+from damad.model.queue import StoredQueue
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +35,13 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holding(msgspec.Struct, frozen=True):
-    """What a host holds, what time Postgres said that it was then, and whether any cancel is still to be written."""
+    """What a host holds, what time Postgres said that it was then, whether any cancel is still to be written, and what
+    is set for queues."""
 
     at: datetime
     tasks: list[HeldTask]
     any_cancel: bool
+    queues: dict[str, StoredQueue]
 
 
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,17 @@ class Leftover(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     end_fence: int | None
     ended_at: datetime
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A queue in which some task waits for nothing but a slot, and what is set for it in the database.
+
+    wait: seconds until its rate lets the next one begin.
+    """
+
+    queue: str
+    stored: StoredQueue | None
+    wait: float | None
 
 
 class FreeSlots(msgspec.Struct, frozen=True):
@@ -68,7 +83,8 @@ class Schedule:
         """What this host holds."""
         rows = await self.database.fetch("held", self._host_id)
         held = [row for row in rows if row["etl_context_id"] is not None]
-        return Holding(rows[0]["at"], [_held_task(row) for row in held], rows[0]["any_cancel"])
+        queues = {row["name"]: stored_queue(row) for row in rows[0]["queues"] or ()}
+        return Holding(rows[0]["at"], [_held_task(row) for row in held], rows[0]["any_cancel"], queues)
 
     async def unheld_to_cancel(self) -> dict[int, int]:
         """The tasks that somebody wants cancelled and nobody holds, each with the version of its context."""
@@ -99,9 +115,10 @@ class Schedule:
         rows = await self.database.fetch("started", [id_ for id_, _ in runs], [fence for _, fence in runs])
         return {(row["etl_context_id"], row["fence"]): row["payload"] for row in rows}
 
-    async def queues_with_work(self) -> list[str]:
+    async def queues_with_work(self) -> list[Work]:
         """The queues in which some task waits for nothing but a slot."""
-        return [row["queue"] for row in await self.database.fetch("queues_with_work")]
+        rows = await self.database.fetch("queues_with_work")
+        return [Work(row["queue"], row["stored"] and stored_queue(row["stored"]), row["wait"]) for row in rows]
 
     async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int]]:
         """Queue and id of each descendant of a task that may run here now, first those that come first."""
@@ -135,6 +152,33 @@ class Schedule:
             holder,
             timedelta(seconds=lease),
             list(leave_out),
+            repeatable=False,
+        )
+        return [assignment_of(row) for row in rows]
+
+    async def claim_within_limits(
+        self,
+        free: FreeSlots,
+        *,
+        holder: str,
+        lease: float,
+        leave_out: Sequence[int] = (),
+        only: Sequence[int] | None = None,
+    ) -> list[Assignment]:
+        """Claims from a queue that has limits: as `claim` does, and no more than they allow over all hosts.
+
+        only: of these contexts alone.
+        """
+        rows = await self.database.fetch(
+            "claim_within_limits",
+            free.queue,
+            free.slots,
+            free.shared,
+            self._host_id,
+            holder,
+            timedelta(seconds=lease),
+            list(leave_out),
+            None if only is None else list(only),
             repeatable=False,
         )
         return [assignment_of(row) for row in rows]

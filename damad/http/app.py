@@ -10,7 +10,7 @@ from damad import context
 from damad.config import Config
 from damad.context import EtlContext
 from damad.errors import NotFound
-from damad.http import auth, contexts, events, feed, logs, original, problems, tasks, wire
+from damad.http import auth, contexts, events, feed, logs, original, problems, queues, tasks, wire
 from damad.http.shutdown import WAITS, Waits, end_waits
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
@@ -26,6 +26,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     (hdrs.METH_GET, "/contexts/{id}", contexts.read_state),
     (hdrs.METH_GET, "/contexts/{id}/tree", contexts.read_tree),
     (hdrs.METH_GET, "/contexts/{id}/final", contexts.read_final),
+    (hdrs.METH_GET, "/queues", queues.list_queues),
+    (hdrs.METH_GET, "/queues/{name}", queues.read_queue),
+    (hdrs.METH_PATCH, "/queues/{name}", queues.change_queue),
     (hdrs.METH_POST, "/contexts/{id}/cancel", tasks.cancel_task),
     (hdrs.METH_POST, "/contexts/{id}/retry", tasks.retry_task),
     (hdrs.METH_GET, "/contexts/{id}/logs", logs.read_log),

@@ -34,6 +34,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     retry_delay_max: float | None = None
     expire_in: float | None = None
     idempotency_key: str | None = None
+    concurrency_key: str | None = None
     work_dir: str | None = None
     run_in: str | None = None
     dama_host_id: str | None = None
@@ -124,6 +125,8 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < len(value) <= 1024:
             raise InvalidInput(f"{name} has 1 to 1024 characters", pointer=f"{pointer}/{name}")
+    if settings.concurrency_key is not None and not 0 < len(settings.concurrency_key) <= 255:
+        raise InvalidInput("concurrency_key has 1 to 255 characters", pointer=f"{pointer}/concurrency_key")
 
 
 def is_name(text: str) -> bool:

@@ -7,9 +7,10 @@ from typing import Any, Final
 import structlog
 
 from damad import config, failpoints
-from damad.errors import BrokenLog, Conflict
+from damad.errors import BrokenLog, Conflict, ContextBusy
 from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Assignment, EventStore, TaskState
+from damad.model.queue import StoredQueue
 from damad.scheduler import decisions
 from damad.scheduler.bulkhead import Bulkhead
 from damad.scheduler.clock import Clock
@@ -22,7 +23,7 @@ _PARKED_FOR: Final = 60.0
 
 
 class Claims:
-    """Claims for one holder, by the rules of its queues."""
+    """Claims for one holder, by the rules of its queues: those of this host, and what is set in the database."""
 
     def __init__(
         self,
@@ -41,31 +42,50 @@ class Claims:
         self._clock = clock
         self._bulkhead = bulkhead
         self._parked: dict[int, float] = {}
+        self._stored: dict[str, StoredQueue] = {}
 
-    async def fill(self, occupied: Mapping[str, int], *, leave_out: Collection[int] = ()) -> list[Assignment]:
+    def learn(self, stored: Mapping[str, StoredQueue]) -> None:
+        """Takes what is set for the queues as it was last read."""
+        self._stored = dict(stored)
+
+    def rules(self, queue: str) -> config.Queue:
+        """How a queue runs here, by what is known last."""
+        return self._config.queue(queue).under(self._stored.get(queue))
+
+    def shared(self) -> list[str]:
+        """The queues whose tasks any host may run."""
+        return [queue for queue in {**self._config.queues, **self._stored} if self.rules(queue).shared]
+
+    async def fill(
+        self, occupied: Mapping[str, int], moments: list[float], *, leave_out: Collection[int] = ()
+    ) -> list[Assignment]:
         """Fills the free slots of every queue, of which so many are occupied, but for some tasks.
 
-        Returns what was claimed.
+        Returns what was claimed. Adds to `moments` the seconds until the rate of a queue lets the next task begin.
         """
         claimed: list[Assignment] = []
-        for queue in await self._schedule.queues_with_work():
-            rules = self._config.queue(queue)
-            slots = rules.concurrency - occupied.get(queue, 0)
-            if slots > 0:
-                claim = self._claim(FreeSlots(queue, slots, rules.shared), leave_out)
-                claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=queue)
+        for work in await self._schedule.queues_with_work():
+            if work.stored is not None:
+                self._stored[work.queue] = work.stored
+            rules = self.rules(work.queue)
+            free = FreeSlots(work.queue, rules.concurrency - occupied.get(work.queue, 0), rules.shared)
+            if work.wait is not None:
+                moments.append(work.wait)
+            elif free.slots > 0 and not (work.stored and work.stored.paused):
+                claim = self._claim(free, leave_out)
+                claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=work.queue)
         if claimed:
             failpoints.hit("supervisor.claimed")
         return claimed
 
-    async def _claim(self, free: FreeSlots, leave_out: Collection[int]) -> list[Assignment]:
+    async def _claim(
+        self, free: FreeSlots, leave_out: Collection[int] = (), *, only: Sequence[int] | None = None
+    ) -> list[Assignment]:
         """Claims from one queue. A task with a broken log is parked, said once, and keeps none of the others."""
         while True:
             parked = [id_ for id_, until in self._parked.items() if until > time.monotonic()]
             try:
-                return await self._schedule.claim(
-                    [free], holder=self._holder, lease=self._config.lease, leave_out=[*parked, *leave_out]
-                )
+                return await self._claim_once(free, [*parked, *leave_out], only)
             except BrokenLog as error:
                 id_ = error.values.get("etl_context_id")
                 if id_ is None or id_ in parked:
@@ -74,6 +94,19 @@ class Claims:
                     log.error("left alone until it is mended", pg_env=self._store.database.pg_env, queue=free.queue,
                               etl_context_id=id_, reason=str(error))  # fmt: skip
                 self._parked[id_] = time.monotonic() + _PARKED_FOR
+
+    async def _claim_once(
+        self, free: FreeSlots, leave_out: Sequence[int], only: Sequence[int] | None
+    ) -> list[Assignment]:
+        holder, lease = self._holder, self._config.lease
+        if not self._is_limited(free.queue):
+            return await self._schedule.claim([free], holder=holder, lease=lease, leave_out=leave_out)
+        try:
+            return await self._schedule.claim_within_limits(
+                free, holder=holder, lease=lease, leave_out=leave_out, only=only
+            )
+        except ContextBusy:  # somebody holds the queue's row for long: no reason to keep the other queues waiting
+            return []
 
     async def one(self, etl_context_id: int, *, on: Any = None) -> None:
         """Claims one task. Raises IllegalTransition where its state does not allow it."""
@@ -99,9 +132,17 @@ class Claims:
             ready.setdefault(queue, []).append(id_)
         claimed = set()
         for queue, ids in ready.items():
-            slots = decisions.free_slots(queue, self._config.queue(queue).concurrency, held)
-            claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
+            slots = decisions.free_slots(queue, self.rules(queue).concurrency, held)
+            if self._is_limited(queue):
+                within = await self._claim(FreeSlots(queue, slots), only=ids)
+                claimed |= {task.etl_context_id for task in within}
+            else:
+                claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
         return claimed
+
+    def _is_limited(self, queue: str) -> bool:
+        stored = self._stored.get(queue)
+        return stored is not None and (stored.limited or stored.paused is True)
 
     async def _could_claim(self, etl_context_id: int) -> bool:
         try:

@@ -22,8 +22,8 @@ log = structlog.get_logger()
 class Starter:
     """Starts the runs of one supervisor. reporters: by run, who hears what a process says over its line.
 
-    terminal: nothing runs in this process · debug: a name of runner/debugging.py, for the run that
-    stays on the terminal.
+    rules: how a queue runs here · terminal: nothing runs in this process · debug: a name of runner/debugging.py,
+    for the run that stays on the terminal.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Starter:
         runners: Runners | None,
         terminal: bool,
         debug: str | None,
+        rules: Callable[[str], config.Queue],
         wake: Callable[[], None],
         look_now: Callable[[], None],
     ) -> None:
@@ -43,6 +44,7 @@ class Starter:
         self._config = settings_
         self._host_id = host_id
         self._observer = observer
+        self._rules = rules
         self._wake = wake
         self._look_now = look_now
         self._runners = runners
@@ -53,7 +55,7 @@ class Starter:
     def start(self, task: Assignment, group: asyncio.TaskGroup, *, stays: bool) -> None:
         """Starts a claimed task in the group. stays: on the terminal, where there is one."""
         key = task.etl_context_id, task.fence
-        rules = self._config.queue(task.queue)
+        rules = self._rules(task.queue)
         claim = self._claim_of(task, rules.shared)
         if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
             log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, task.attempt)

@@ -89,7 +89,7 @@ class Supervisor:
         self._runs: asyncio.TaskGroup | None = None
         self._starter = Starter(
             database, settings_, host_id, self._observer, runners=runners, terminal=terminal, debug=debug,
-            wake=self._wake, look_now=self._look_now,
+            rules=self.claims.rules, wake=self._wake, look_now=self._look_now,
         )  # fmt: skip
         self._slots: dict[Key, str] = {}
         self._settled: set[Key] = set()
@@ -176,10 +176,11 @@ class Supervisor:
         """Does what is due. Returns the seconds until something will be."""
         over = [key for key, reporter in self._starter.reporters.items() if reporter.is_over]
         unsaid = [key for key in over if not self._settle(key)]
+        moments: list[float] = []
         if self._only is None and not unsaid and self._looked_at is not None:
-            await self._fill()
+            await self._fill(moments)
         rest = 0.0 if self._looked_at is None else self._looked_at + _LOOK_PAUSE - asyncio.get_running_loop().time()
-        return await self.round() if rest <= 0 or unsaid or self._only is not None else rest
+        return await self.round() if rest <= 0 or unsaid or self._only is not None else min([rest, *moments])
 
     def _settle(self, key: Key) -> bool:
         """Frees the slot of a run whose process has ended. False if it did not say itself what became of it."""
@@ -202,6 +203,7 @@ class Supervisor:
         self._settled.clear()
         holding = await self._schedule.held()
         self._clock.set(holding.at)
+        self.claims.learn(holding.queues)
         tasks = [task for task in holding.tasks if self._is_ours(task.etl_context_id)]
         poll = self._config.poll_interval * random.uniform(0.8, 1.2)
         moments = await self._attend_all(tasks, poll)
@@ -226,7 +228,7 @@ class Supervisor:
             self._slots = {
                 _key(task): task.queue for task in living if not task.waiting and _key(task) not in self._settled
             }
-            return await self._fill()
+            return await self._fill(moments)
         moments.append(await self.claims.one_when_due(self._only))
         if self._descendants is None:
             return False
@@ -234,11 +236,11 @@ class Supervisor:
         self._descendants |= claimed
         return bool(claimed)
 
-    async def _fill(self) -> bool:
-        """Claims what free slots allow, and starts it. True if there was anything."""
+    async def _fill(self, moments: list[float]) -> bool:
+        """Claims what free slots allow, and starts it; adds to `moments` when to look again. True if it did."""
         # What has a process here that may live still is claimed after its end, or by a host that has none of it.
         known = {id_ for id_, _ in self._observer.known()}
-        claimed = await self.claims.fill(Counter(self._slots.values()), leave_out=known)
+        claimed = await self.claims.fill(Counter(self._slots.values()), moments, leave_out=known)
         for task in claimed:
             self._slots[task.etl_context_id, task.fence] = task.queue
             self._start(task)
@@ -356,7 +358,7 @@ class Supervisor:
 
     async def _rescue(self) -> None:
         """Takes over the tasks of shared queues whose host is lost: its lease ran out, so nothing of it counts."""
-        shared = [name for name, queue in self._config.queues.items() if queue.shared]
+        shared = self.claims.shared()
         if not shared or self._only is not None:
             return
         for task in await self._schedule.expired(shared):

@@ -1,5 +1,5 @@
 -- The queues in which something may run now. Loose index scans: their cost grows with the number of queues, not with
--- the number of tasks.
+-- the number of tasks. Each with what is set for it in the database, and the seconds that its rate makes it wait.
 WITH RECURSIVE queued AS (
   (SELECT queue FROM data_manager.dama_tasks WHERE state = 'queued' ORDER BY queue LIMIT 1)
   UNION ALL
@@ -13,8 +13,11 @@ WITH RECURSIVE queued AS (
             WHERE t.state IN ('scheduled', 'retrying') AND t.queue > waiting.queue ORDER BY t.queue LIMIT 1)
     FROM waiting WHERE waiting.queue IS NOT NULL
 )
-SELECT queue FROM queued WHERE queue IS NOT NULL
-UNION
-SELECT queue FROM waiting
-  WHERE (SELECT min(t.run_at) FROM data_manager.dama_tasks t
-           WHERE t.state IN ('scheduled', 'retrying') AND t.queue = waiting.queue) <= clock_timestamp()
+SELECT work.queue, to_jsonb(q) AS stored, data_manager.next_token_in(q, clock_timestamp()) AS wait
+  FROM (
+    SELECT queue FROM queued WHERE queue IS NOT NULL
+    UNION
+    SELECT queue FROM waiting
+      WHERE (SELECT min(t.run_at) FROM data_manager.dama_tasks t
+               WHERE t.state IN ('scheduled', 'retrying') AND t.queue = waiting.queue) <= clock_timestamp()
+  ) AS work LEFT JOIN data_manager.dama_queues q ON q.name = work.queue

@@ -1,0 +1,135 @@
+"""What can be done with queues: look at them, pause and resume them, set how they run, while daemons run.
+
+What is set is kept in the database and counts for all hosts; where nothing is set, each host's own configuration does.
+Daemons take up a change at once.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from damad import config, context
+from damad.errors import InvalidInput, NotFound
+from damad.eventstore import queues as stored_queues
+from damad.eventstore.queues import Depth
+from damad.eventstore.store import State, TaskState
+from damad.model import queue as model
+from damad.model.queue import StoredQueue
+from damad.model.settings import is_name
+
+__all__ = ["QueueState", "change", "every", "get", "held_back", "in_force", "pause", "resume"]
+
+
+class QueueState(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue as everybody sees it: how it runs, as it counts on this host, and what is in it.
+
+    settings: for tasks that do not say · depth: the tasks that wait for nothing but a slot · oldest_age: seconds since
+    the first of these could have run · running: those that somebody holds, on all hosts · states: how many tasks that
+    have not ended are in which state.
+    """
+
+    name: str
+    paused: bool
+    concurrency: int
+    global_concurrency: int | None
+    key_concurrency: int | None
+    rate: str | None
+    shared: bool
+    run_in: str
+    settings: dict[str, Any]
+    depth: int
+    oldest_age: float | None
+    running: int
+    states: dict[str, int]
+
+
+async def every() -> list[QueueState]:
+    """The queues that were set, that are configured here, or that hold a task which has not ended; by name."""
+    return await _all()
+
+
+async def get(name: str) -> QueueState:
+    """One queue. Raises NotFound for one that nobody set or configured here, and that holds no task."""
+    found = {queue.name: queue for queue in await _all(name)} if is_name(name) else {}
+    if name not in found:
+        raise NotFound(f"there is no queue {name[:80]!r}")
+    return found[name]
+
+
+async def change(name: str, given: Mapping[str, Any], *, pointer: str = "") -> QueueState:
+    """Sets fields of a queue and task settings for tasks that do not say; makes it if need be.
+
+    A None takes back what was set: then the host's own configuration counts again.
+    Raises InvalidInput, which names what does not fit.
+    """
+    if not is_name(name):
+        raise InvalidInput(f"queue {name[:80]!r} is no name: a-z, then a-z 0-9 _, at most 63", parameter="name")
+    wanted = model.parse(given, pointer=pointer)
+    await stored_queues.change(context.current().store.database, name, wanted)
+    return await get(name)
+
+
+async def pause(name: str) -> QueueState:
+    """Nothing more is taken from the queue; what runs goes on. Raises InvalidInput for what is no name."""
+    return await change(name, {"paused": True})
+
+
+async def resume(name: str) -> QueueState:
+    """Tasks are taken from the queue again. Raises InvalidInput for what is no name."""
+    return await change(name, {"paused": False})
+
+
+async def in_force(name: str) -> config.Queue:
+    """How a queue runs on this host: as it is configured here, and over that what is set in the database."""
+    ctx = context.current()
+    stored = await stored_queues.stored(ctx.store.database, name)
+    return ctx.here.queue(name).under(stored.get(name))
+
+
+async def held_back(state: State) -> str | None:
+    """Why a task that could run does not, as far as its queue is the reason: what it is and what to do. Else None."""
+    if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
+        return None
+    ctx = context.current()
+    stored = (await stored_queues.stored(ctx.store.database, state.queue)).get(state.queue)
+    if stored is not None and stored.paused:
+        return f"queue {state.queue!r} is paused; resume it with `damad queues resume {state.queue}`"
+    if ctx.here.queue(state.queue).under(stored).concurrency == 0:
+        return (
+            f"queue {state.queue!r} has concurrency 0 here; `damad queues set {state.queue} --concurrency N` serves it"
+        )
+    return None
+
+
+async def _all(only: str | None = None) -> list[QueueState]:
+    ctx = context.current()
+    stored = await stored_queues.stored(ctx.store.database, only)
+    depths: dict[str, list[Depth]] = {}
+    for depth in await stored_queues.depths(ctx.store.database, only):
+        depths.setdefault(depth.queue, []).append(depth)
+    configured = [name for name in ctx.here.queues if only in (None, name)]
+    names = sorted({*stored, *depths, *configured})
+    return [_state(name, stored.get(name), depths.get(name, [])) for name in names]
+
+
+def _state(name: str, stored: StoredQueue | None, depths: list[Depth]) -> QueueState:
+    in_force = context.current().here.queue(name).under(stored)
+    stored = stored or StoredQueue(name=name)
+    states = {depth.state: depth.number for depth in depths}
+    ages = [depth.oldest_age for depth in depths if depth.oldest_age is not None]
+    return QueueState(
+        name=name,
+        paused=bool(stored.paused),
+        concurrency=in_force.concurrency,
+        global_concurrency=stored.global_concurrency,
+        key_concurrency=stored.key_concurrency,
+        rate=stored.rate,
+        shared=in_force.shared,
+        run_in=in_force.run_in,
+        settings=in_force.defaults,
+        depth=sum(depth.ready for depth in depths),
+        oldest_age=max(ages, default=None),
+        running=sum(states.get(state, 0) for state in ("claimed", "running", "cancelling")),
+        states=states,
+    )

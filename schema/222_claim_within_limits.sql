@@ -1,0 +1,173 @@
+-- What a rate like "100/1m" gives in a second.
+CREATE OR REPLACE FUNCTION data_manager.tokens_per_second(rate text)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN split_part(rate, '/', 1)::double precision / nullif(data_manager.duration_seconds(split_part(rate, '/', 2)), 0);
+
+-- How many tasks of a queue its rate lets begin at a time: a bucket that holds as many as the rate says, is filled again at
+-- that rate, and is full at first. NULL where there is no rate.
+CREATE OR REPLACE FUNCTION data_manager.tokens_at(q data_manager.dama_queues, moment timestamptz)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN least(
+    split_part(q.rate, '/', 1)::double precision,
+    q.tokens + greatest(0, extract(epoch FROM moment - q.tokens_at)::double precision)
+      * data_manager.tokens_per_second(q.rate)
+  );
+
+-- Seconds until the rate of a queue lets the next task begin; NULL where it does now.
+CREATE OR REPLACE FUNCTION data_manager.next_token_in(q data_manager.dama_queues, moment timestamptz)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN data_manager.tokens_at(q, moment) < 0.999999
+    THEN (1 - data_manager.tokens_at(q, moment)) / data_manager.tokens_per_second(q.rate) END;
+
+-- The tasks of a queue that may run now within its limits, first those that come first, `slots` at most. Whoever calls holds
+-- the queue's row, and asks after that: what others claimed before is seen then, and nobody claims meanwhile.
+-- A run that waits for others counts for no limit. The queued ones of each key are looked up by an index, so that however
+-- many wait for a key that is full hide nobody: the cost grows with the number of keys. Beside them, those without a key are
+-- looked for among the first thousand.
+-- only: of these contexts alone, or NULL.
+CREATE OR REPLACE FUNCTION data_manager.within_limits(
+    q          data_manager.dama_queues,
+    slots      integer,
+    shared     boolean,
+    host_id    uuid,
+    now        timestamptz,
+    leave_out  bigint[],
+    only_ids   bigint[]
+  )
+  RETURNS bigint[]
+  LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off
+  AS $$
+    DECLARE
+      ids  bigint[];
+    BEGIN
+      WITH RECURSIVE held AS MATERIALIZED (
+        SELECT t.settings ->> 'concurrency_key' AS key, count(*)::integer AS number
+          FROM data_manager.dama_tasks t
+            LEFT JOIN data_manager.leases l ON l.etl_context_id = t.etl_context_id AND l.fence = t.fence
+          WHERE t.state IN ('claimed', 'running', 'cancelling') AND t.queue = q.name AND l.waiting IS NOT TRUE
+          GROUP BY 1
+      ), keys AS (
+        (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
+           WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
+             AND q.key_concurrency IS NOT NULL
+           ORDER BY t.settings ->> 'concurrency_key' LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.settings ->> 'concurrency_key' FROM data_manager.dama_tasks t
+                  WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' > keys.key
+                  ORDER BY t.settings ->> 'concurrency_key' LIMIT 1)
+          FROM keys WHERE keys.key IS NOT NULL
+      ), keyed AS (
+        SELECT first.*
+          FROM keys LEFT JOIN held ON held.key = keys.key, LATERAL (
+            SELECT t.etl_context_id, t.priority, t.initial_event_id, keys.key
+              FROM data_manager.dama_tasks t
+              WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' = keys.key
+                AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+                AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+                AND t.etl_context_id <> ALL (leave_out)
+                AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+              ORDER BY t.priority DESC, t.initial_event_id
+              LIMIT greatest(0, least(slots, q.key_concurrency - coalesce(held.number, 0)))
+          ) AS first
+          WHERE keys.key IS NOT NULL
+      ), queued AS (
+        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+          FROM data_manager.dama_tasks t
+          WHERE t.state = 'queued' AND t.queue = q.name
+            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+            AND t.etl_context_id <> ALL (leave_out)
+            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+          ORDER BY t.priority DESC, t.initial_event_id
+          LIMIT CASE WHEN q.key_concurrency IS NULL THEN slots ELSE 1000 END
+      ), due AS (
+        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+          FROM data_manager.dama_tasks t
+          WHERE t.state IN ('scheduled', 'retrying') AND t.queue = q.name AND t.run_at <= now
+            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+            AND t.etl_context_id <> ALL (leave_out)
+            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+      ), ready AS (
+        SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.priority DESC, r.initial_event_id) AS place
+          FROM (
+            SELECT * FROM keyed
+            UNION ALL SELECT * FROM queued WHERE q.key_concurrency IS NULL OR queued.key IS NULL
+            UNION ALL SELECT * FROM due
+          ) AS r
+      ), fitting AS (
+        SELECT r.etl_context_id, r.priority, r.initial_event_id
+          FROM ready r LEFT JOIN held ON held.key = r.key
+          WHERE q.key_concurrency IS NULL OR r.key IS NULL OR r.place <= q.key_concurrency - coalesce(held.number, 0)
+          ORDER BY r.priority DESC, r.initial_event_id
+          LIMIT greatest(0, least(slots, q.global_concurrency - (SELECT coalesce(sum(number), 0) FROM held)))
+      )
+      SELECT array_agg(f.etl_context_id ORDER BY f.priority DESC, f.initial_event_id) INTO ids FROM fitting f;
+      RETURN coalesce(ids, '{}');
+    END
+  $$;
+
+-- Claims of one queue what may run now on this host within the queue's limits, which count over all hosts: so whoever claims
+-- from it holds its row. Else as claim_tasks, which serves the queues that have none.
+-- Where somebody holds each task that is chosen, the next ones are; where one can be had, that is enough for now.
+CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
+    name       text,
+    slots      integer,
+    shared     boolean,
+    host_id    uuid,
+    holder     text,
+    lease      interval,
+    leave_out  bigint[],
+    only_ids   bigint[]
+  )
+  RETURNS TABLE (
+    etl_context_id bigint, parent_context_id bigint, queue text, worker text, state text, fence bigint, attempt integer,
+    errors integer, crashes integer, settings jsonb, at timestamptz, event_id bigint, version bigint, event_uuid uuid,
+    type text, payload jsonb, meta jsonb, error boolean, _created_timestamp timestamptz
+  )
+  LANGUAGE plpgsql
+  SET enable_seqscan = off
+  AS $$
+    #variable_conflict use_column
+    DECLARE
+      found      data_manager.dama_queues;
+      now        timestamptz;
+      remaining  double precision;
+      chosen     bigint[];
+      claimed    bigint[];
+    BEGIN
+      SELECT q.* INTO found FROM data_manager.dama_queues q WHERE q.name = claim_within_limits.name FOR UPDATE;
+      IF found.name IS NULL OR found.paused THEN
+        RETURN;
+      END IF;
+      now := clock_timestamp();
+      remaining := data_manager.tokens_at(found, now);
+
+      LOOP
+        chosen := data_manager.within_limits(
+          found, least(slots, floor(remaining + 0.000001)::integer), shared, host_id, now, leave_out, only_ids);
+        SELECT coalesce(array_agg(free.etl_context_id), '{}') INTO claimed FROM (
+          SELECT t.etl_context_id
+            FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
+            WHERE t.etl_context_id = ANY (chosen) AND t.state IN ('queued', 'scheduled', 'retrying')
+            ORDER BY t.priority DESC, t.initial_event_id
+            FOR NO KEY UPDATE OF c, t SKIP LOCKED
+        ) AS free;
+        EXIT WHEN chosen = '{}' OR claimed <> '{}';
+        leave_out := leave_out || chosen;
+      END LOOP;
+
+      IF claimed <> '{}' THEN
+        IF remaining IS NOT NULL THEN
+          UPDATE data_manager.dama_queues q SET tokens = remaining - cardinality(claimed), tokens_at = now
+            WHERE q.name = found.name;
+        END IF;
+        RETURN QUERY SELECT * FROM data_manager.claim_each(claimed, host_id, holder, lease);
+      END IF;
+    END
+  $$;

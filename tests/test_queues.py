@@ -1,0 +1,305 @@
+"""Queues as data: what is set for them, what is in them, and the limits within which they are claimed from."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from daemon_support import until
+
+from damad import errors, queues, tasks
+from damad.context import EtlContext
+from damad.eventstore import leases
+from damad.eventstore.pools import Database
+from damad.eventstore.schedule import FreeSlots, Schedule
+from damad.eventstore.store import Append, EventStore, NewTask, TaskState
+from damad.model.event import SETTINGS_KEY, Event
+
+HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
+
+
+@pytest.fixture
+def schedule(database: Database) -> Schedule:
+    """The tasks as HOST sees them."""
+    return Schedule(database, HOST)
+
+
+async def queued(store: EventStore, *keys: str | None, **settings: Any) -> list[int]:
+    """A task of queue `etl` for each of these concurrency_keys."""
+    given = [
+        {"worker": "ok.py", "queue": "etl", **settings} | ({} if key is None else {"concurrency_key": key})
+        for key in keys
+    ]
+    initials = [Event(type=":INITIAL", meta={SETTINGS_KEY: each}, event_uuid=uuid4()) for each in given]
+    return [done.etl_context_id for done in await store.queue([NewTask(initial=initial) for initial in initials])]
+
+
+async def claim(schedule: Schedule, slots: int = 100, only: Sequence[int] | None = None) -> list[int]:
+    claimed = await schedule.claim_within_limits(FreeSlots("etl", slots), holder="me", lease=60.0, only=only)
+    return [task.etl_context_id for task in claimed]
+
+
+async def claim_plainly(schedule: Schedule) -> list[int]:
+    """As whoever does not know that anything is set for the queue."""
+    claimed = await schedule.claim([FreeSlots("etl", 100)], holder="me", lease=60.0)
+    return [task.etl_context_id for task in claimed]
+
+
+async def end(store: EventStore, *ids: int) -> None:
+    for id_ in ids:
+        await store.append([Append(etl_context_id=id_, event=Event(type=":FINAL"))])
+
+
+async def test_of_each_key_no_more_run_at_a_time_than_its_queue_says(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"key_concurrency": 2})
+    a = await queued(store, *"aaaa")
+    b = await queued(store, *"bbb")
+    free = await queued(store, None, None, None)
+    assert set(await claim(schedule)) == {*a[:2], *b[:2], *free}
+    assert await claim(schedule) == []
+    await end(store, a[0], b[1])
+    assert set(await claim(schedule)) == {a[2], b[2]}
+
+
+async def test_a_key_is_served_in_the_order_of_priority_and_age(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"key_concurrency": 1})
+    (late,) = await queued(store, "a")
+    (first,) = await queued(store, "a", priority=5)
+    (beside,) = await queued(store, "b", priority=1)
+    assert await claim(schedule, 1) == [first]
+    assert await claim(schedule, 1) == [beside]
+    assert await claim(schedule, 1) == []
+    await end(store, first)
+    assert await claim(schedule, 1) == [late]
+
+
+async def test_a_retry_that_is_due_counts_with_the_queued_of_its_key(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"key_concurrency": 2})
+    due = await queued(store, *"aaa", start_after="2020-01-31T08:00:00Z")
+    await queued(store, *"aa", start_after=3600)
+    assert await claim(schedule) == due[:2]
+    await end(store, *due[:2])
+    assert await claim(schedule) == due[2:]
+    await end(store, *due[2:])
+    assert await claim(schedule) == []
+
+
+async def test_the_limit_of_a_queue_counts_over_all_hosts(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, database: Database
+) -> None:
+    await queues.change("etl", {"global_concurrency": 3})
+    ids = await queued(store, *[None] * 6)
+    assert len(await claim(schedule, 2)) == 2
+    assert len(await claim(Schedule(database, ELSEWHERE))) == 1
+    assert await claim(schedule) == await claim(Schedule(database, ELSEWHERE)) == []
+    await end(store, ids[0])
+    assert await claim(schedule) == [ids[3]]
+
+
+async def test_many_that_claim_at_once_never_pass_a_limit(
+    ctx: EtlContext, store: EventStore, database: Database
+) -> None:
+    await queues.change("etl", {"global_concurrency": 5, "key_concurrency": 2})
+    await queued(store, *"abcd" * 10)
+    hosts = [Schedule(database, str(uuid4())) for _ in range(12)]
+    claimed = await asyncio.gather(*[claim(host, 3) for host in hosts])
+    assert len([id_ for ids in claimed for id_ in ids]) == 5
+    held = [state for state in await store.tasks(states=["claimed"]) if isinstance(state, TaskState)]
+    keys = [state.settings["concurrency_key"] for state in held]
+    assert max(keys.count(key) for key in keys) <= 2
+
+
+async def test_whoever_claims_waits_for_the_claim_before_and_counts_it(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"global_concurrency": 1})
+    first, _ = await queued(store, None, None)
+    arguments = "'etl', 1, false, $1, 'me', interval '1 minute', '{}', NULL"
+    async with plain.transaction():
+        rows = await plain.fetch(f"SELECT * FROM data_manager.claim_within_limits({arguments})", ELSEWHERE)
+        assert [row["etl_context_id"] for row in rows] == [first]
+        second = asyncio.create_task(claim(schedule))
+        await waits_for_a_lock(store.database)
+    assert await second == []
+
+
+async def waits_for_a_lock(database: Database) -> None:
+    """Returns once some session of the database waits for a lock."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    async with database.connection() as connection:
+        await until(lambda: connection.fetchval(waiting))
+
+
+async def test_a_run_that_waits_for_others_counts_for_no_limit(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"global_concurrency": 1, "key_concurrency": 1})
+    parent, child = await queued(store, "a", "a")
+    assert await claim(schedule) == [parent]
+    assert await claim(schedule) == []
+    await leases.set_waiting(store.database, parent, 1, True)
+    assert await claim(schedule) == [child]
+
+
+async def test_what_somebody_holds_is_passed_by_within_limits(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"key_concurrency": 1})
+    held, free = await queued(store, "a", "a")
+    async with plain.transaction():
+        await plain.execute("SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE", held)
+        assert await claim(schedule) == [free]
+
+
+async def test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"rate": "3/1h"})
+    ids = await queued(store, *[None] * 9)
+    assert await claim(schedule, 2) == ids[:2]
+    assert await claim(schedule) == ids[2:3]
+    assert await claim(schedule) == []
+    (work,) = await schedule.queues_with_work()
+    assert work.wait is not None and 1100 < work.wait <= 1200
+    await later(plain, "20 minutes")
+    (work,) = await schedule.queues_with_work()
+    assert work.wait is None
+    assert await claim(schedule) == ids[3:4]
+    await later(plain, "10 hours")
+    assert await claim(schedule) == ids[4:7]  # the bucket holds no more than the rate says
+
+
+async def later(connection: "asyncpg.Connection[Any]", how_much: str) -> None:
+    """The same as if so much time had gone by since the last claim."""
+    await connection.execute("UPDATE data_manager.dama_queues SET tokens_at = tokens_at - $1::text::interval", how_much)
+
+
+async def test_nothing_is_claimed_from_a_paused_queue_however_it_is_asked_for(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    ids = await queued(store, None, None)
+    await queues.pause("etl")
+    assert await claim(schedule) == await claim_plainly(schedule) == []
+    await queues.resume("etl")
+    assert await claim_plainly(schedule) == ids
+
+
+@pytest.mark.parametrize("limit", [{"global_concurrency": 1}, {"key_concurrency": 1}, {"rate": "1/1h"}])
+async def test_who_does_not_know_of_a_limit_claims_nothing(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, limit: dict[str, Any]
+) -> None:
+    await queued(store, "a", "a")
+    await queues.change("etl", limit)
+    assert await claim_plainly(schedule) == []
+    assert len(await claim(schedule)) == 1
+
+
+async def test_subtasks_that_are_claimed_alone_keep_within_the_limits_too(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"key_concurrency": 1})
+    _, mine, also_mine = await queued(store, "a", "b", "b")
+    assert await claim(schedule, only=[mine, also_mine]) == [mine]
+
+
+async def test_what_is_set_for_a_queue_wins_over_what_the_host_says_and_can_be_taken_back(ctx: EtlContext) -> None:
+    set_ = await queues.change("etl", {"concurrency": 9, "run_in": "daemon", "shared": True, "retry_limit": 0})
+    assert (set_.concurrency, set_.run_in, set_.shared, set_.settings) == (9, "daemon", True, {"retry_limit": 0})
+    back = await queues.change("etl", {"concurrency": None, "run_in": None, "shared": None, "retry_limit": None})
+    assert (back.concurrency, back.run_in, back.shared, back.settings) == (4, "process", False, {})
+
+
+async def test_what_is_not_mentioned_stays_as_it_was_set(ctx: EtlContext) -> None:
+    await queues.change("etl", {"global_concurrency": 2, "rate": "5/1s", "priority": 3})
+    after = await queues.change("etl", {"key_concurrency": 1, "retry_limit": 1})
+    assert (after.global_concurrency, after.rate, after.key_concurrency) == (2, "5/1s", 1)
+    assert after.settings == {"priority": 3, "retry_limit": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        ({"concurrency": -1}, "/concurrency"),
+        ({"concurrency": "3"}, "/concurrency"),
+        ({"concurrency": True}, "/concurrency"),
+        ({"concurrency": 2**31}, "/concurrency"),
+        ({"global_concurrency": 0}, "/global_concurrency"),
+        ({"key_concurrency": 0}, "/key_concurrency"),
+        ({"rate": "fast"}, "/rate"),
+        ({"rate": "0/1s"}, "/rate"),
+        ({"rate": "5/0s"}, "/rate"),
+        ({"rate": "5/1y"}, "/rate"),
+        ({"rate": "5/9999999999d"}, "/rate"),
+        ({"rate": 5}, "/rate"),
+        ({"run_in": "thread"}, "/run_in"),
+        ({"paused": 1}, "/paused"),
+        ({"shared": "yes"}, "/shared"),
+        ({"retry_limit": -1}, "/retry_limit"),
+        ({"worker": "ok.py"}, "/worker"),
+        ({"idempotency_key": "k"}, "/idempotency_key"),
+        ({"a/b": 1}, "/a~1b"),
+        ({"name": "other"}, "/name"),
+    ],
+)
+async def test_what_does_not_fit_is_refused_and_changes_nothing(
+    ctx: EtlContext, given: dict[str, Any], pointer: str
+) -> None:
+    with pytest.raises(errors.InvalidInput) as refusal:
+        await queues.change("etl", {"concurrency": 2, **given})
+    assert refusal.value.pointer == pointer
+    with pytest.raises(errors.NotFound):
+        await queues.get("etl")
+
+
+@pytest.mark.parametrize("name", ["", "Etl", "1etl", "e-tl", "ëtl", "e" * 64, "e\0"])
+async def test_what_is_no_name_is_no_queue(ctx: EtlContext, name: str) -> None:
+    with pytest.raises(errors.InvalidInput):
+        await queues.change(name, {})
+
+
+async def test_a_queue_tells_what_is_in_it(ctx: EtlContext, store: EventStore, schedule: Schedule) -> None:
+    await queued(store, None, None, None)
+    await queued(store, None, start_after=3600)
+    await schedule.claim([FreeSlots("etl", 1)], holder="me", lease=60.0)
+    (etl,) = await queues.every()
+    assert (etl.name, etl.depth, etl.running) == ("etl", 2, 1)
+    assert etl.states == {"queued": 2, "scheduled": 1, "claimed": 1}
+    assert etl.oldest_age is not None and etl.oldest_age >= 0
+    await queues.change("other", {})
+    assert [queue.name for queue in await queues.every()] == ["etl", "other"]
+
+
+async def test_the_settings_of_a_queue_are_for_tasks_that_do_not_say(ctx: EtlContext) -> None:
+    await queues.change("etl", {"retry_limit": 7, "priority": 5, "expire_in": "1m"})
+    state = await tasks.status(await tasks.queue("ok.py", queue="etl", priority=1))
+    assert isinstance(state, TaskState)
+    assert (state.priority, state.settings["retry_limit"], state.settings["expire_in"]) == (1, 7, 60.0)
+    assert state.settings["defaults"] == ["expire_in", "retry_limit"]
+    elsewhere = await tasks.status(await tasks.queue("ok.py"))
+    assert isinstance(elsewhere, TaskState)
+    assert "retry_limit" not in elsewhere.settings
+
+
+async def test_a_key_that_was_seen_is_the_same_task_whatever_the_queue_says_by_then(ctx: EtlContext) -> None:
+    first = await tasks.queue("ok.py", queue="etl", idempotency_key="k")
+    await queues.change("etl", {"retry_limit": 7})
+    assert await tasks.queue("ok.py", queue="etl", idempotency_key="k") == first
+
+
+async def test_a_task_of_a_paused_queue_says_so(ctx: EtlContext) -> None:
+    id_ = await tasks.queue("ok.py", queue="etl")
+    assert await queues.held_back(await tasks.status(id_)) is None
+    await queues.pause("etl")
+    assert "resume it with `damad queues resume etl`" in (await queues.held_back(await tasks.status(id_)) or "")
+    await queues.change("etl", {"paused": None, "concurrency": 0})
+    assert "concurrency 0" in (await queues.held_back(await tasks.status(id_)) or "")
