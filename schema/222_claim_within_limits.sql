@@ -24,10 +24,10 @@ CREATE OR REPLACE FUNCTION data_manager.next_token_in(q data_manager.dama_queues
 
 -- The tasks of a queue that may run now within its limits, first those that come first, `slots` at most. Whoever calls holds
 -- the queue's row, and asks after that: what others claimed before is seen then, and nobody claims meanwhile.
--- A run that waits for others counts for no limit. The queued ones of each key are looked up by an index, so that however
--- many wait for a key that is full hide nobody: the cost grows with the number of keys. Beside them, those without a key are
--- looked for among the first thousand.
--- only: of these contexts alone, or NULL.
+-- A run that waits for others counts for no limit. Where keys are limited the first thousand are looked at, and where these
+-- are not enough, for their keys are full, the first of each other key, found by an index: so nobody waits behind a key that
+-- is full, however many wait for it. Only a task without a key is then seen once it is among the first thousand.
+-- only_ids: of these contexts alone, or NULL.
 CREATE OR REPLACE FUNCTION data_manager.within_limits(
     q          data_manager.dama_queues,
     slots      integer,
@@ -51,10 +51,37 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
             LEFT JOIN data_manager.leases l ON l.etl_context_id = t.etl_context_id AND l.fence = t.fence
           WHERE t.state IN ('claimed', 'running', 'cancelling') AND t.queue = q.name AND l.waiting IS NOT TRUE
           GROUP BY 1
+      ), room AS MATERIALIZED (
+        SELECT greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.number), 0)))::integer AS slots FROM held
+      ), head AS MATERIALIZED (
+        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+          FROM data_manager.dama_tasks t
+          WHERE t.state = 'queued' AND t.queue = q.name
+            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+            AND t.etl_context_id <> ALL (leave_out)
+            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+          ORDER BY t.priority DESC, t.initial_event_id
+          LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN q.key_concurrency IS NULL THEN slots ELSE 1000 END
+      ), due AS MATERIALIZED (
+        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+          FROM data_manager.dama_tasks t
+          WHERE t.state IN ('scheduled', 'retrying') AND t.queue = q.name AND t.run_at <= now
+            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+            AND t.etl_context_id <> ALL (leave_out)
+            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
       ), keys AS (
         (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
              AND q.key_concurrency IS NOT NULL
+             AND (SELECT count(*) FROM head) = 1000
+             AND (SELECT room.slots FROM room) > (
+               SELECT sum(CASE WHEN h.key IS NULL THEN h.number
+                               ELSE greatest(0, least(h.number, q.key_concurrency - coalesce(held.number, 0))) END)
+                 FROM (SELECT head.key, count(*) AS number FROM head GROUP BY head.key) AS h
+                   LEFT JOIN held ON held.key = h.key
+             )
            ORDER BY t.settings ->> 'concurrency_key' LIMIT 1)
         UNION ALL
         SELECT (SELECT t.settings ->> 'concurrency_key' FROM data_manager.dama_tasks t
@@ -75,37 +102,15 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
               LIMIT greatest(0, least(slots, q.key_concurrency - coalesce(held.number, 0)))
           ) AS first
           WHERE keys.key IS NOT NULL
-      ), queued AS (
-        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
-          FROM data_manager.dama_tasks t
-          WHERE t.state = 'queued' AND t.queue = q.name
-            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
-            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
-            AND t.etl_context_id <> ALL (leave_out)
-            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
-          ORDER BY t.priority DESC, t.initial_event_id
-          LIMIT CASE WHEN q.key_concurrency IS NULL THEN slots ELSE 1000 END
-      ), due AS (
-        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
-          FROM data_manager.dama_tasks t
-          WHERE t.state IN ('scheduled', 'retrying') AND t.queue = q.name AND t.run_at <= now
-            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
-            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
-            AND t.etl_context_id <> ALL (leave_out)
-            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
       ), ready AS (
         SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.priority DESC, r.initial_event_id) AS place
-          FROM (
-            SELECT * FROM keyed
-            UNION ALL SELECT * FROM queued WHERE q.key_concurrency IS NULL OR queued.key IS NULL
-            UNION ALL SELECT * FROM due
-          ) AS r
+          FROM (SELECT * FROM head UNION SELECT * FROM due UNION SELECT * FROM keyed) AS r
       ), fitting AS (
         SELECT r.etl_context_id, r.priority, r.initial_event_id
           FROM ready r LEFT JOIN held ON held.key = r.key
           WHERE q.key_concurrency IS NULL OR r.key IS NULL OR r.place <= q.key_concurrency - coalesce(held.number, 0)
           ORDER BY r.priority DESC, r.initial_event_id
-          LIMIT greatest(0, least(slots, q.global_concurrency - (SELECT coalesce(sum(number), 0) FROM held)))
+          LIMIT (SELECT room.slots FROM room)
       )
       SELECT array_agg(f.etl_context_id ORDER BY f.priority DESC, f.initial_event_id) INTO ids FROM fitting f;
       RETURN coalesce(ids, '{}');

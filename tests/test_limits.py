@@ -11,12 +11,7 @@ from daemon_support import Daemon, Site, site_of, until
 
 from damad import queues, tasks
 
-SETTINGS = {
-    "DAMAD_QUEUE_COMMON_SHARED": "true",
-    "DAMAD_QUEUE_COMMON_RUN_IN": "daemon",
-    "DAMAD_QUEUE_COMMON_CONCURRENCY": "30",
-    "DAMAD_LEASE": "1m",
-}
+SETTINGS = {"DAMAD_LEASE": "1m"}
 BRIEF = """
 import asyncio
 
@@ -74,7 +69,7 @@ def most_at_a_time(events: Sequence[Mapping[str, Any]], by: str | None = None) -
 async def run_on_both(hosts: tuple[Site, Site], keys: Sequence[str], **limits: int) -> Sequence[Mapping[str, Any]]:
     one, other = hosts
     with one.here():
-        await queues.change("common", limits)
+        await queues.change("common", {"shared": True, "run_in": "daemon", "concurrency": 30, **limits})
         requests = [tasks.request(one.worker(BRIEF, "brief.py"), queue="common", concurrency_key=key) for key in keys]
         ids = [queued.etl_context_id for queued in await tasks.queue_many(requests)]
     daemons = [Daemon(one), Daemon(other)]

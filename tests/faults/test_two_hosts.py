@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, gone, site_of, until
 
+from damad import queues
+
 SHARED = {
     "DAMAD_QUEUE_COMMON_SHARED": "true",
     "DAMAD_QUEUE_COMMON_RETRY_DELAY": "10ms",
@@ -144,11 +146,16 @@ async def test_a_host_claims_nothing_that_it_still_has_a_process_of(hosts: tuple
     injected="SIGKILL to each of its processes",
     invariants="I3 I5 I6 I8",
 )
-async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(hosts: tuple[Site, Site]) -> None:
+@pytest.mark.parametrize("queue", ["common", "set_in_the_database"])
+async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(
+    hosts: tuple[Site, Site], queue: str
+) -> None:
     one, other = hosts
     first, second = Daemon(one), Daemon(other)
     await first.start()
-    running, cancelling = [await one.queue(one.worker(HOLDS_ONCE), queue="common") for _ in range(2)]
+    with one.here():
+        await queues.change("set_in_the_database", {"shared": True, "retry_delay": "10ms"})
+    running, cancelling = [await one.queue(one.worker(HOLDS_ONCE), queue=queue) for _ in range(2)]
     for id_ in (running, cancelling):
         await one.event(id_, "dama/task:STARTED")
     for pid in one.processes():

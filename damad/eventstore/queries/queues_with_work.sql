@@ -13,7 +13,8 @@ WITH RECURSIVE queued AS (
             WHERE t.state IN ('scheduled', 'retrying') AND t.queue > waiting.queue ORDER BY t.queue LIMIT 1)
     FROM waiting WHERE waiting.queue IS NOT NULL
 )
-SELECT work.queue, to_jsonb(q) AS stored, data_manager.next_token_in(q, clock_timestamp()) AS wait
+SELECT work.queue, to_jsonb(q) AS stored,
+       CASE WHEN q.rate IS NOT NULL THEN data_manager.next_token_in(q, clock_timestamp()) END AS wait
   FROM (
     SELECT queue FROM queued WHERE queue IS NOT NULL
     UNION
