@@ -1,7 +1,8 @@
 """Queues as data: what is set for them, what is in them, and the limits within which they are claimed from."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +11,16 @@ import pytest
 from daemon_support import until
 
 from damad import errors, queues, tasks
+from damad.config import Config
 from damad.context import EtlContext
-from damad.eventstore import leases
+from damad.eventstore import intents, leases
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import FreeSlots, Schedule
 from damad.eventstore.store import Append, EventStore, NewTask, TaskState
 from damad.model.event import SETTINGS_KEY, Event
+from damad.scheduler.bulkhead import Bulkhead
+from damad.scheduler.claims import Claims
+from damad.scheduler.clock import Clock
 
 HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
 
@@ -36,9 +41,9 @@ async def queued(store: EventStore, *keys: str | None, **settings: Any) -> list[
     return [done.etl_context_id for done in await store.queue([NewTask(initial=initial) for initial in initials])]
 
 
-async def retrying(store: EventStore, *keys: str) -> list[int]:
+async def retrying(store: EventStore, *keys: str | None, **settings: Any) -> list[int]:
     """Tasks that failed once and whose time has come again."""
-    ids = await queued(store, *keys)
+    ids = await queued(store, *keys, **settings)
     for id_ in ids:
         course = [
             Event(type="dama/task:CLAIMED", payload={"fence": 1}),
@@ -181,6 +186,39 @@ async def test_what_somebody_holds_is_passed_by_within_limits(
     async with plain.transaction():
         await plain.execute("SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE", held)
         assert await claim(schedule) == [free]
+
+
+@pytest.mark.parametrize("make", [queued, retrying])
+async def test_within_limits_too_a_task_runs_on_its_own_host_and_where_nobody_wants_it_cancelled(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, make: Callable[..., Awaitable[list[int]]]
+) -> None:
+    await queues.change("etl", {"key_concurrency": 9})
+    await make(store, "a", dama_host_id=ELSEWHERE)
+    mine, cancelled, left_out, anyones = [
+        *await make(store, "a", "a", "a", dama_host_id=HOST), *await make(store, "a")
+    ]  # fmt: skip
+    await intents.note_cancel(store.database, cancelled)
+    claimed = await schedule.claim_within_limits(FreeSlots("etl", 9), holder="me", lease=60.0, leave_out=[left_out])
+    assert [task.etl_context_id for task in claimed] == [mine, anyones]
+    shared = FreeSlots("etl", 1, shared=True)
+    assert len(await schedule.claim_within_limits(shared, holder="me", lease=60.0)) == 1
+
+
+async def test_a_queue_that_somebody_holds_keeps_no_other_waiting(
+    ctx: EtlContext, store: EventStore, dsn: str, tmp_path: Path, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"rate": "9/1h"})
+    await queued(store, None)
+    (free,) = await queued(store, None, queue="zoo")
+    impatient = Database("local", dsn, lock_timeout=0.2)
+    claims = Claims(
+        EventStore(impatient), Schedule(impatient, HOST), settings=Config(state_dir=tmp_path), holder="me",
+        clock=Clock(), bulkhead=Bulkhead(),
+    )  # fmt: skip
+    async with plain.transaction():
+        await plain.execute("SELECT FROM data_manager.dama_queues WHERE name = 'etl' FOR UPDATE")
+        assert [task.etl_context_id for task in await claims.fill({}, [])] == [free]
+    await impatient.close()
 
 
 async def test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres(

@@ -3,7 +3,7 @@
     python tests/mutants/run.py             every guard
     python tests/mutants/run.py lease lock  those with one of these words in their name
 
-A guard is an entry in guards.py or guards_of_processes.py. The tests of all entries must be green in an unchanged copy
+A guard is an entry in guards.py or guards_of_*.py. The tests of all entries must be green in an unchanged copy
 first; then each change is made in the copy, its tests run, and the copy is put right again. Ends with 1 if a guard can
 go without being missed, if the text to take away is not there any more, or if a test broke instead of failing.
 
@@ -25,10 +25,11 @@ from pathlib import Path
 
 import guards
 import guards_of_processes
+import guards_of_queues
 from guard import Guard
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS: tuple[Guard, ...] = (*guards.GUARDS, *guards_of_processes.GUARDS)
+GUARDS: tuple[Guard, ...] = (*guards.GUARDS, *guards_of_processes.GUARDS, *guards_of_queues.GUARDS)
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0
 """Seconds until tests that neither pass nor fail are given up."""

@@ -1,0 +1,141 @@
+"""The guards of queues that are set while daemons run: what is paused, and limits over all hosts."""
+
+from guard import Guard
+from guards import OWN, QUEUED, UNCANCELLED
+
+PLAIN, LIMITED = "schema/220_claim_tasks.sql", "schema/222_claim_within_limits.sql"
+LEFT_OUT = "              AND t.etl_context_id <> ALL (leave_out)\n"
+UNSET = """              AND NOT EXISTS (
+                SELECT FROM data_manager.dama_queues q
+                  WHERE q.name = queues[i]
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+              )
+"""
+OF_THIS_HOST = "AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)\n"
+
+QUEUES = "tests/test_queues.py"
+LIMITS = "tests/test_limits.py"
+
+GUARDS = (
+    *(
+        Guard(
+            f"who does not know of a limit claims nothing that is {ready}",
+            PLAIN,
+            state + OWN + UNCANCELLED + LEFT_OUT + UNSET,
+            state + OWN + UNCANCELLED + LEFT_OUT,
+            (f"{QUEUES}::test_who_does_not_know_of_a_limit_claims_nothing",),
+        )
+        for ready, state in (("queued", QUEUED), ("due", "t.run_at <= now\n"))
+    ),
+    Guard(
+        "claims within limits come one after another",
+        LIMITED,
+        "WHERE q.name = claim_within_limits.name FOR UPDATE;",
+        "WHERE q.name = claim_within_limits.name;",
+        (f"{QUEUES}::test_whoever_claims_waits_for_the_claim_before_and_counts_it",),
+    ),
+    Guard(
+        "a paused queue gives nothing within limits either",
+        LIMITED,
+        " OR found.paused",
+        "",
+        (f"{QUEUES}::test_nothing_is_claimed_from_a_paused_queue_however_it_is_asked_for",),
+    ),
+    Guard(
+        "a key has its limit",
+        LIMITED,
+        "r.place <= q.key_concurrency - coalesce(held.number, 0)",
+        "true",
+        (f"{QUEUES}::test_of_each_key_no_more_run_at_a_time_than_its_queue_says",),
+    ),
+    Guard(
+        "what runs of a key counts",
+        LIMITED,
+        "r.place <= q.key_concurrency - coalesce(held.number, 0)",
+        "r.place <= q.key_concurrency",
+        (f"{QUEUES}::test_of_each_key_no_more_run_at_a_time_than_its_queue_says",),
+    ),
+    Guard(
+        "a queue has its limit over all hosts",
+        LIMITED,
+        "greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.number), 0)))::integer AS slots",
+        "slots",
+        (f"{QUEUES}::test_the_limit_of_a_queue_counts_over_all_hosts",),
+    ),
+    Guard(
+        "who waits for others counts for no limit",
+        LIMITED,
+        " AND l.waiting IS NOT TRUE",
+        "",
+        (f"{QUEUES}::test_a_run_that_waits_for_others_counts_for_no_limit",),
+    ),
+    *(
+        Guard(
+            f"within limits too a task is claimed by its own host when it is {ready}",
+            LIMITED,
+            f"{state}\n            {OF_THIS_HOST}",
+            f"{state}\n",
+            (f"{QUEUES}::test_within_limits_too_a_task_runs_on_its_own_host_and_where_nobody_wants_it_cancelled",),
+        )
+        for ready, state in (
+            ("queued", "WHERE t.state = 'queued' AND t.queue = q.name"),
+            ("due", "AND t.queue = q.name AND t.run_at <= now"),
+        )
+    ),
+    Guard(
+        "nobody waits behind a key that is full",
+        LIMITED,
+        "AND (SELECT count(*) FROM head) = 1000",
+        "AND false",
+        (f"{QUEUES}::test_nobody_waits_behind_a_key_that_is_full_however_many_wait_for_it",),
+    ),
+    Guard(
+        "what somebody holds is passed by",
+        LIMITED,
+        "EXIT WHEN chosen = '{}' OR claimed <> '{}';",
+        "EXIT;",
+        (f"{QUEUES}::test_what_somebody_holds_is_passed_by_within_limits",),
+    ),
+    Guard(
+        "a rate bounds what begins",
+        LIMITED,
+        "least(slots, floor(remaining + 0.000001)::integer)",
+        "slots",
+        (f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",),
+    ),
+    Guard(
+        "what begins is taken from the rate",
+        LIMITED,
+        "SET tokens = remaining - cardinality(claimed)",
+        "SET tokens = remaining",
+        (f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",),
+    ),
+    Guard(
+        "a rate that was not used does not add up",
+        LIMITED,
+        "    split_part(q.rate, '/', 1)::double precision,\n    q.tokens + greatest",
+        "    coalesce(q.tokens, split_part(q.rate, '/', 1)::double precision) + greatest",
+        (f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",),
+    ),
+    Guard(
+        "a rate is looked at again",
+        "damad/scheduler/claims.py",
+        "moments.append(work.wait)",
+        "pass",
+        (f"{LIMITS}::test_a_rate_is_looked_at_again_when_the_next_token_is_there",),
+    ),
+    Guard(
+        "a change of a queue wakes the daemons",
+        "damad/eventstore/queries/change_queue.sql",
+        "SELECT pg_notify('DAMAD_TASK', '') FROM changed",
+        "SELECT FROM changed",
+        (f"{LIMITS}::test_a_daemon_leaves_a_paused_queue_alone_and_takes_it_up_again_when_it_is_resumed",),
+    ),
+    Guard(
+        "a queue that somebody holds keeps no other waiting",
+        "damad/scheduler/claims.py",
+        "except ContextBusy:",
+        "except KeyError:",
+        (f"{QUEUES}::test_a_queue_that_somebody_holds_keeps_no_other_waiting",),
+    ),
+)
