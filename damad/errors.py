@@ -13,6 +13,7 @@ DamadError
 │   ├── VersionConflict                 the context is not at the expected version
 │   ├── EventUuidConflict               the uuid belongs to another event
 │   ├── IdempotencyConflict             the key belongs to another task
+│   ├── SingletonConflict               another task with its key is open
 │   └── BrokenLog                       its events are not as damad wrote them
 ├── CursorGone            410, exit 2   a cursor of another cluster: begin again
 ├── Unavailable           503, exit 2   Postgres is away
@@ -125,6 +126,12 @@ class IdempotencyConflict(Conflict):
     """The idempotency_key belongs to a task that was asked for differently."""
 
     problem = "idempotency-conflict"
+
+
+class SingletonConflict(Conflict):
+    """A task that is to run again has a singleton_key that another open task has."""
+
+    problem = "singleton-conflict"
 
 
 class BrokenLog(Conflict):

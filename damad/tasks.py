@@ -13,7 +13,7 @@ from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
-from damad import context, events, workerfile
+from damad import background, context, events, workerfile
 from damad.errors import (
     Conflict,
     ContextBusy,
@@ -32,8 +32,8 @@ from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, c
 from damad.model.lifecycle import ENDED
 
 __all__ = [
-    "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "cancel", "gather", "progress", "queue", "queue_many",
-    "retry", "retry_in", "status", "step", "subtask",
+    "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "cancel", "gather", "heartbeat", "heartbeat_sync", "progress",
+    "queue", "queue_many", "retry", "retry_in", "status", "step", "subtask",
 ]  # fmt: skip
 
 _DURABLE_CALLS: Final = UUID("2a0f6a3e-6f0c-4c8e-9f57-4d2c3f6b7f10")
@@ -69,7 +69,7 @@ async def queue(worker: str, payload: Any = None, **given: Any) -> int:
 
 
 async def queue_many(requests: Sequence[TaskRequest], *, pointer: str = "") -> list[Queued]:
-    """Queues all of them in one statement, or none. `created` is False for an idempotency_key seen before."""
+    """Queues all of them in one statement, or none. `suppressed` says why an older one is the answer."""
     here = context.current().here
     where = [f"{pointer}/{place}" if len(requests) > 1 else pointer for place in range(len(requests))]
     new = [_new_task(asked, here, place) for asked, place in zip(requests, where, strict=True)]
@@ -91,6 +91,8 @@ def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
         recorded["defaults"] = from_queue
     if here.host_id is not None:
         recorded["dama_host_id"] = here.host_id
+    if "debounce" in recorded and "singleton_key" not in recorded:
+        raise InvalidInput("debounce goes by the singleton_key, and there is none", pointer=f"{pointer}/debounce")
     initial = _initial(asked, pointer)
     check_meta(asked.meta, pointer=f"{pointer}/meta")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
@@ -188,6 +190,22 @@ async def progress(fraction: float, note: str | None = None) -> None:
     payload = {"fraction": fraction, "note": note}
     shape.check_json(payload, "the progress")
     await events.record([Event(type="dama/task:PROGRESS", payload=payload)])
+
+
+async def heartbeat() -> None:
+    """Says that this attempt goes on, for a task whose `heartbeat` is how long it may be silent. Appends no event.
+
+    Whatever the attempt appends says so too. Outside of an attempt it does nothing.
+    """
+    ctx = context.current()
+    if ctx.fence is not None:
+        id_, fence, database = context.current_id(), ctx.fence, ctx.store.database
+        await events.persist(lambda: leases.beat(database, id_, fence))
+
+
+def heartbeat_sync() -> None:
+    """`heartbeat`, for sync code."""
+    background.run(heartbeat())
 
 
 async def step(name: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 -- home_host_id: the host that queued it (NULL: any may run it) · host_id: the host that claimed it last.
 -- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
 -- resumed: its next run goes on with the attempt it had, because a wait ended.
+-- start_by: when it fails unless it has begun by then; NULL once it did, or where nobody asked for that.
 CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
   etl_context_id    bigint PRIMARY KEY,
   worker            text NOT NULL,
@@ -24,7 +25,9 @@ CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
   started_at        timestamptz,
   finished_at       timestamptz,
   progress          jsonb,
-  error             jsonb
+  error             jsonb,
+  start_by          timestamptz,
+  singleton_key     text
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_idempotency_key
@@ -39,3 +42,9 @@ CREATE INDEX IF NOT EXISTS dama_tasks_held_idx
 CREATE INDEX IF NOT EXISTS dama_tasks_keyed_idx
   ON data_manager.dama_tasks (queue, (settings ->> 'concurrency_key'), priority DESC, initial_event_id)
   WHERE state = 'queued' AND settings ->> 'concurrency_key' IS NOT NULL;
+CREATE INDEX IF NOT EXISTS dama_tasks_late_idx
+  ON data_manager.dama_tasks (start_by) WHERE start_by IS NOT NULL AND state IN ('queued', 'scheduled');
+-- One task with a singleton_key at a time: it is open until it is done, failed or cancelled.
+CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_singleton_key
+  ON data_manager.dama_tasks (singleton_key)
+  WHERE singleton_key IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');

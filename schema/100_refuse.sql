@@ -3,7 +3,7 @@
 -- where a statement would have an id.
 --   DA001 illegal-transition   DA002 stale-fence      DA003 version-conflict   DA004 event-uuid-conflict
 --   DA005 unknown-context      DA006 append-only      DA007 invalid-input     DA008 idempotency-conflict
---   DA009 unfinished-error     DA010 upgrade-blocked
+--   DA009 unfinished-error     DA010 upgrade-blocked  DA011 singleton-conflict
 CREATE OR REPLACE FUNCTION data_manager.refuse(code text, message text, detail jsonb)
   RETURNS bigint
   LANGUAGE plpgsql

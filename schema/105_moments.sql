@@ -33,3 +33,10 @@ CREATE OR REPLACE FUNCTION data_manager.moment(given text)
         PERFORM data_manager.refuse('DA007', format('there is no time %s', given), '{}');
     END
   $$;
+
+-- The time that a setting names, or so long after the task was queued.
+CREATE OR REPLACE FUNCTION data_manager.moment_or_after(given text, created timestamptz)
+  RETURNS timestamptz
+  LANGUAGE sql STABLE
+  RETURN CASE WHEN data_manager.is_moment(given) THEN data_manager.moment(given)
+              ELSE created + make_interval(secs => data_manager.duration_seconds(given)) END;

@@ -22,6 +22,12 @@ CREATE OR REPLACE FUNCTION data_manager.is_start(setting jsonb)
     ELSE false
   END;
 
+-- Whether a setting is a duration of at most a hundred years, or not given.
+CREATE OR REPLACE FUNCTION data_manager.is_duration(setting jsonb)
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN data_manager.is_start(setting) AND NOT coalesce(data_manager.is_moment(setting #>> '{}'), false);
+
 -- The first of a task's settings that the database itself could not schedule by; NULL where all fit.
 -- The rest is for whoever runs the task to read, and kept as it is.
 CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
@@ -41,4 +47,8 @@ CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
     WHEN NOT data_manager.is_whole(settings ->> 'priority', -2147483648, 2147483647)      THEN 'priority'
     WHEN NOT data_manager.is_whole(settings ->> 'retry_limit', 0, 2147483647)             THEN 'retry_limit'
     WHEN NOT data_manager.is_start(settings -> 'start_after')                             THEN 'start_after'
+    WHEN NOT data_manager.is_start(settings -> 'start_by')                                THEN 'start_by'
+    WHEN NOT data_manager.is_text(settings -> 'singleton_key')                            THEN 'singleton_key'
+    WHEN NOT data_manager.is_duration(settings -> 'debounce')                             THEN 'debounce'
+    WHEN settings ->> 'debounce' IS NOT NULL AND settings ->> 'singleton_key' IS NULL     THEN 'singleton_key'
   END;

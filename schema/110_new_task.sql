@@ -13,10 +13,8 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, set
       settings ->> 'idempotency_key',
       'queued',
       event_id,
-      CASE
-        WHEN settings ->> 'start_after' IS NULL                   THEN created
-        WHEN data_manager.is_moment(settings ->> 'start_after') THEN data_manager.moment(settings ->> 'start_after')
-        ELSE created + make_interval(secs => data_manager.duration_seconds(settings ->> 'start_after'))
+      CASE WHEN settings ->> 'debounce' IS NULL THEN start.at
+           ELSE greatest(start.at, created + make_interval(secs => data_manager.duration_seconds(settings ->> 'debounce')))
       END,
       (settings ->> 'dama_host_id')::uuid,
       NULL::uuid,         -- host_id
@@ -29,5 +27,12 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, set
       NULL::timestamptz,  -- started_at
       NULL::timestamptz,  -- finished_at
       NULL::jsonb,        -- progress
-      NULL::jsonb         -- error
+      NULL::jsonb,        -- error
+      CASE WHEN settings ->> 'start_by' IS NOT NULL
+           THEN data_manager.moment_or_after(settings ->> 'start_by', created) END,
+      settings ->> 'singleton_key'
+    FROM (
+      SELECT CASE WHEN settings ->> 'start_after' IS NULL THEN created
+                  ELSE data_manager.moment_or_after(settings ->> 'start_after', created) END AS at
+    ) AS start
   $$;

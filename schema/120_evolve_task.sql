@@ -50,7 +50,9 @@ CREATE OR REPLACE FUNCTION data_manager.evolve_task(
              WHEN kind = 'REQUEUED' THEN NULL
              ELSE task.finished_at END,
         CASE kind WHEN 'PROGRESS' THEN payload ELSE task.progress END,
-        CASE WHEN kind = 'ERROR' THEN payload WHEN kind IN ('REQUEUED', 'FINAL') THEN NULL ELSE task.error END
+        CASE WHEN kind = 'ERROR' THEN payload WHEN kind IN ('REQUEUED', 'FINAL') THEN NULL ELSE task.error END,
+        CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN NULL ELSE task.start_by END,
+        task.singleton_key
       FROM (
         SELECT CASE kind
           WHEN 'RETRY'    THEN data_manager.moment(payload ->> 'run_at')

@@ -24,6 +24,12 @@ CREATE OR REPLACE FUNCTION data_manager.refuse_event(
           CASE WHEN before = 'new' THEN format('the first event of context %s must be its :INITIAL, not %s', id, type)
                ELSE format('%s may not follow in context %s, which is %s', type, id, before) END,
           about || jsonb_build_object('type', type, 'state', before))
+        WHEN 'DA011' THEN data_manager.refuse(code,
+          format('context %s has singleton_key %s, which another open task has: wait for it, or cancel it', id,
+                 to_jsonb(task.singleton_key)),
+          about || (SELECT jsonb_build_object('singleton_key', t.singleton_key, 'open_etl_context_id', t.etl_context_id)
+                      FROM data_manager.dama_tasks t
+                      WHERE t.singleton_key = task.singleton_key AND t.state NOT IN ('done', 'failed', 'cancelled')))
         WHEN 'DA007' THEN data_manager.refuse(code,
           format('payload or meta of %s holds a number that a double cannot hold, or is nested deeper than 128', type),
           about || jsonb_build_object('type', type))
@@ -126,6 +132,11 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
                    data_manager.refuse_event('DA002', l.id, l.type, l.before, l.event_uuid, l.fence, l.task)
                  WHEN l.after IS NULL OR (l.kind = 'CLAIMED' AND (l.payload ->> 'fence')::bigint <= (l.task).fence) THEN
                    data_manager.refuse_event('DA001', l.id, l.type, l.before, l.event_uuid, l.fence, l.task)
+                 WHEN l.kind = 'REQUEUED' AND (
+                   SELECT true FROM data_manager.dama_tasks t
+                     WHERE t.singleton_key = (l.task).singleton_key AND t.state NOT IN ('done', 'failed', 'cancelled')
+                 ) THEN
+                   data_manager.refuse_event('DA011', l.id, l.type, l.before, l.event_uuid, l.fence, l.task)
                  WHEN NOT (data_manager.is_plain(l.payload) AND data_manager.is_plain(l.meta)) THEN
                    data_manager.refuse_event('DA007', l.id, l.type, l.before, l.event_uuid, l.fence, l.task)
                  ELSE nextval('data_manager.event_store_event_id_seq')
@@ -186,7 +197,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           SET state = evolved.state, run_at = evolved.run_at, host_id = evolved.host_id, fence = evolved.fence,
               attempt = evolved.attempt, pid = evolved.pid, errors = evolved.errors, crashes = evolved.crashes,
               resumed = evolved.resumed, started_at = evolved.started_at, finished_at = evolved.finished_at,
-              progress = evolved.progress, error = evolved.error
+              progress = evolved.progress, error = evolved.error, start_by = evolved.start_by
           FROM unnest(etl_context_ids, kinds, afters, payloads, moments, lasts)
               AS j (id, kind, after, payload, moment, last),
             LATERAL (SELECT was FROM data_manager.dama_tasks was WHERE was.etl_context_id = j.id OFFSET 0) AS found,

@@ -74,10 +74,10 @@ CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
           SELECT a.id, a.parent, a.source, 'OPEN', a.event_id, a.event_id, 1, a.moment, a.moment FROM asked a
       ), tasks AS (
         INSERT INTO data_manager.dama_tasks (etl_context_id, worker, queue, priority, settings, idempotency_key, state,
-                                             initial_event_id, run_at, home_host_id)
+                                             initial_event_id, run_at, home_host_id, start_by, singleton_key)
           SELECT t.etl_context_id, t.worker, t.queue, t.priority, t.settings, t.idempotency_key,
                  CASE WHEN t.run_at > a.moment THEN 'scheduled' ELSE t.state END, t.initial_event_id, t.run_at,
-                 t.home_host_id
+                 t.home_host_id, t.start_by, t.singleton_key
             FROM asked a,
               LATERAL data_manager.new_task(a.id, a.event_id, a.meta -> '__dama_task_manager__', a.moment) AS t
       ), events AS (
@@ -97,8 +97,11 @@ CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
 -- Queues tasks: a context and its :INITIAL for each, in one transaction with whatever else the caller does.
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
 -- unless what was asked for differs: then it is refused.
+-- A singleton_key that an open task has queues nothing either, whatever was asked for, and answers with that one's id. With
+-- debounce it is put off as well, while it waits for its time.
 -- Tasks that were not seen before are queued at once; where one may be the same as another, it goes one by one.
 -- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
+-- suppressed: the setting for whose sake the answer is another task.
 CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     parent_context_ids  bigint[],
     source_ids          bigint[],
@@ -107,27 +110,32 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
     metas               jsonb[],
     event_uuids         uuid[]
   )
-  RETURNS TABLE (created boolean, etl_context_id bigint)
+  RETURNS TABLE (created boolean, etl_context_id bigint, suppressed text)
   LANGUAGE plpgsql
   SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off
   AS $$
     DECLARE
       keys       text[];
+      alone      text[];
       seen       boolean := false;
       defaulted  boolean;
       first      data_manager.event_store;
       parent     bigint;
       source     bigint;
+      wait       double precision;
     BEGIN
       IF cardinality(types) = 1 THEN
         keys := ARRAY[metas[1] #>> '{__dama_task_manager__,idempotency_key}'];
+        alone := ARRAY[metas[1] #>> '{__dama_task_manager__,singleton_key}'];
       ELSE
-        SELECT array_agg(e.key ORDER BY e.place),
+        SELECT array_agg(e.key ORDER BY e.place), array_agg(e.singleton ORDER BY e.place),
                count(DISTINCT e.uuid) < count(e.uuid) OR count(DISTINCT e.key) < count(e.key)
-          INTO keys, seen
+                 OR count(DISTINCT e.singleton) < count(e.singleton)
+          INTO keys, alone, seen
           FROM (
-            SELECT e.place, e.uuid, e.meta #>> '{__dama_task_manager__,idempotency_key}' AS key
+            SELECT e.place, e.uuid, e.meta #>> '{__dama_task_manager__,idempotency_key}' AS key,
+                   e.meta #>> '{__dama_task_manager__,singleton_key}' AS singleton
               FROM unnest(event_uuids, metas) WITH ORDINALITY AS e (uuid, meta, place)
           ) AS e;
       END IF;
@@ -143,9 +151,14 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
         seen := EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
       END IF;
 
+      IF NOT seen AND array_remove(alone, NULL) <> '{}' THEN
+        seen := EXISTS (SELECT FROM data_manager.dama_tasks t
+                          WHERE t.singleton_key = ANY (alone) AND t.state NOT IN ('done', 'failed', 'cancelled'));
+      END IF;
+
       IF NOT seen THEN
         RETURN QUERY SELECT true, unnest(data_manager.begin_tasks(
-          parent_context_ids, source_ids, types, payloads, metas, event_uuids));
+          parent_context_ids, source_ids, types, payloads, metas, event_uuids)), NULL::text;
         RETURN;
       END IF;
 
@@ -157,8 +170,19 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
             WHERE t.idempotency_key = keys[i];
         END IF;
         created := first.event_id IS NULL;
+        suppressed := NULL;
+        IF created AND alone[i] IS NOT NULL THEN
+          SELECT t.etl_context_id, 'singleton_key' INTO etl_context_id, suppressed FROM data_manager.dama_tasks t
+            WHERE t.singleton_key = alone[i] AND t.state NOT IN ('done', 'failed', 'cancelled');
+        END IF;
 
-        IF created THEN
+        IF suppressed IS NOT NULL THEN
+          created := false;
+          wait := data_manager.duration_seconds(metas[i] #>> '{__dama_task_manager__,debounce}');
+          IF wait IS NOT NULL AND data_manager.put_off(etl_context_id, wait) THEN
+            suppressed := 'debounce';
+          END IF;
+        ELSIF created THEN
           etl_context_id := (data_manager.begin_tasks(
             parent_context_ids[i:i], source_ids[i:i], types[i:i], payloads[i:i], metas[i:i], event_uuids[i:i]))[1];
         ELSE
@@ -176,6 +200,7 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
           END IF;
           created        := first.event_uuid IS NOT DISTINCT FROM event_uuids[i];
           etl_context_id := first.etl_context_id;
+          suppressed     := CASE WHEN NOT created THEN 'idempotency_key' END;
         END IF;
         RETURN NEXT;
       END LOOP;

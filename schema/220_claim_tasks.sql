@@ -71,7 +71,8 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
         INSERT INTO data_manager.leases AS l (etl_context_id, fence, holder, until)
           SELECT n.id, n.fence, claim_each.holder, lease_until FROM claimed n
           ON CONFLICT (etl_context_id)
-            DO UPDATE SET fence = excluded.fence, holder = excluded.holder, until = excluded.until, waiting = false
+            DO UPDATE SET fence = excluded.fence, holder = excluded.holder, until = excluded.until, waiting = false,
+                        beat_at = NULL
       ), events AS (
         INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, fence, txid,
                                               _created_timestamp)
@@ -93,6 +94,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 
 -- Claims what may run now on this host: of each queue at most its slots, higher priority first, equal ones oldest first.
 -- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
+-- One that did not begin by its start_by is left out too: it has failed, and the log is about to say so (schema/225).
 -- leave_out: contexts that are not to be claimed, though they might. What is queued and what became due are looked up
 -- apart, each by an index of its own: one of the first is found as fast however many more wait behind it.
 -- A queue that is paused or has limits gives nothing here, whatever whoever calls knew of it: schema/222 serves it.
@@ -137,6 +139,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
                   WHERE q.name = queues[i]
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
               )
+              AND (t.start_by IS NULL OR t.start_by > now)
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
@@ -152,6 +155,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
                   WHERE q.name = queues[i]
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
               )
+              AND (t.start_by IS NULL OR t.start_by > now)
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED

@@ -61,6 +61,7 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
             AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
             AND t.etl_context_id <> ALL (leave_out)
             AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+            AND (t.start_by IS NULL OR t.start_by > now)
           ORDER BY t.priority DESC, t.initial_event_id
           LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN q.key_concurrency IS NULL THEN slots ELSE 1000 END
       ), due AS MATERIALIZED (
@@ -71,6 +72,7 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
             AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
             AND t.etl_context_id <> ALL (leave_out)
             AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+            AND (t.start_by IS NULL OR t.start_by > now)
       ), keys AS (
         (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
@@ -98,6 +100,7 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
                 AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
                 AND t.etl_context_id <> ALL (leave_out)
                 AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+                AND (t.start_by IS NULL OR t.start_by > now)
               ORDER BY t.priority DESC, t.initial_event_id
               LIMIT greatest(0, least(slots, q.key_concurrency - coalesce(held.number, 0)))
           ) AS first

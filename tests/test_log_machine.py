@@ -50,7 +50,8 @@ def new_event(kind: str, context: Context, *, raised: int, later: bool) -> Event
         "RELEASED": {"run_at": moment},
         "PROGRESS": {"fraction": 0.5},
     }.get(kind)
-    settings = {"worker": "ok.py"} | ({"start_after": moment} if later else {})
+    settings = {"worker": "ok.py", "start_by": moment, "singleton_key": str(uuid4())}
+    settings |= {"start_after": moment} if later else {}
     meta = {SETTINGS_KEY: settings} if kind == "TASK_INITIAL" else None
     return Event(type=TYPES.get(kind, f"dama/task:{kind}"), payload=payload, meta=meta, event_uuid=uuid4())
 

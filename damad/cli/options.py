@@ -48,11 +48,23 @@ class Settings:
     expire_in: str | None = None
     "How long an attempt may take."
 
+    start_by: str | None = None
+    "When it fails unless it has begun: a duration, or an RFC 3339 time with offset."
+
+    heartbeat: str | None = None
+    "How long its worker may be silent before it is stopped."
+
     idempotency_key: str | None = None
     "The same key again queues nothing and answers with the first task."
 
     concurrency_key: str | None = None
     "Its queue may bound how many of the same key run at a time."
+
+    singleton_key: str | None = None
+    "While a task with this key is open, queues nothing and answers with that one."
+
+    debounce: str | None = None
+    "Starts so long after the last task with its singleton_key was asked for."
 
     work_dir: str | None = None
     "The task's folder."

@@ -1,13 +1,24 @@
 """queue, cancel, retry: what changes a task."""
 
 import sys
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from damad.cli.options import Json, Payload, Settings, Where
 
+if TYPE_CHECKING:
+    from damad.cli.lines import Line
+    from damad.eventstore.store import Queued
+
+_AT_A_TIME = 1000
+"""Tasks of --each that are queued in one statement."""
+_NOT_QUEUED = {
+    "singleton_key": "a task with this singleton_key is open, and its id is the answer",
+    "debounce": "the task with this singleton_key had not begun, and was put off",
+}
 _LOCK_TIMEOUT = 3.0
 """Seconds until cancel and retry give up on a context that somebody holds in an open transaction."""
 
@@ -17,13 +28,14 @@ def queue(
     /,
     *,
     payload: Payload = None,
+    each: str | None = None,
     wait: Annotated[bool, Parameter(negative="")] = False,
     timeout: str | None = None,
     json: Json = False,
     settings: Settings | None = None,
     where: Where | None = None,
 ) -> int:
-    """Queue a task and print its etl_context_id; with --wait, its result.
+    """Queue a task and print its etl_context_id; with --wait, its result; with --each, many tasks.
 
     Parameters
     ----------
@@ -31,6 +43,8 @@ def queue(
         A file inside a worker root, absolute or relative to it.
     payload
         JSON, @FILE, or - for stdin.
+    each
+        A file of payloads, one a line as JSON, or - for stdin: a task for each, or none where a line is wrong.
     wait
         Wait for the end: the :FINAL payload on stdout and exit code 0, or the failure on stderr and 1 (failed)
         or 2 (cancelled).
@@ -42,6 +56,12 @@ def queue(
 
     if timeout is not None and not wait:
         raise InvalidInput("--timeout is how long to --wait, and nobody waits here")
+    if each is not None:
+        if payload is not None or wait:
+            raise InvalidInput(
+                "--each has a payload in each line and waits for no task: leave --payload and --wait out"
+            )
+        return session.go(_queue_each(worker, each, json, settings or Settings(), where or Where()))
     return session.go(_queue(worker, payload, wait, timeout, json, settings or Settings(), where or Where()))
 
 
@@ -49,17 +69,60 @@ async def _queue(
     worker: str, payload: str | None, wait: bool, timeout: str | None, json: bool, settings: Settings, where: Where
 ) -> int:
     from damad import tasks, units
-    from damad.cli import render, session, waiting
+    from damad.cli import session, waiting
 
     patience = None if timeout is None else units.duration(timeout, pointer="/timeout")
     asked = request(worker, payload, settings)
     async with session.opened(where) as ambient:
         queued = (await tasks.queue_many([asked]))[0]
         if not wait:
-            render.as_json({"etl_context_id": queued.etl_context_id}) if json else print(queued.etl_context_id)
+            _print_ids([queued], json)
             return 0
         waiting.hint_if_no_daemon(ambient)
         return await waiting.result(queued.etl_context_id, patience)
+
+
+async def _queue_each(worker: str, path: str, json: bool, settings: Settings, where: Where) -> int:
+    """All in one transaction. The ids are printed once it has committed."""
+    from damad import events
+    from damad.cli import lines, session
+
+    asked, queued = request(worker, None, settings), list["Queued"]()
+    async with session.opened(where), events.transaction():
+        left = lines.read(path)
+        while some := list(islice(left, _AT_A_TIME)):
+            queued += await _queue_some(asked, some)
+    _print_ids(queued, json)
+    return 0
+
+
+async def _queue_some(asked: Any, some: "list[Line]") -> "list[Queued]":
+    import msgspec
+
+    from damad import tasks
+    from damad.errors import InvalidInput
+
+    requests = [msgspec.structs.replace(asked, payload=line.payload) for line in some]
+    try:
+        return await tasks.queue_many(requests, pointer="/0" if len(requests) == 1 else "")
+    except InvalidInput as refused:
+        place, _, field = (refused.pointer or "").removeprefix("/").partition("/")
+        if field.split("/")[0] == "payload":
+            raise InvalidInput(f"--each, line {some[int(place)].number}: {refused}") from None
+        raise
+
+
+def _print_ids(done: "list[Queued]", json: bool) -> None:
+    """One id a line; on stderr, whose id that is where an open task has the singleton_key."""
+    from damad.cli import render
+
+    for queued in done:
+        said = {"etl_context_id": queued.etl_context_id}
+        why_not = {} if queued.suppressed is None else {"suppressed": queued.suppressed}
+        render.as_json({**said, **why_not}) if json else print(queued.etl_context_id)
+    for setting, why in _NOT_QUEUED.items():
+        if count := sum(queued.suppressed == setting for queued in done):
+            print(f"damad: {count} of {len(done)} not queued: {why}", file=sys.stderr)
 
 
 def request(worker: str, payload: str | None, settings: Settings) -> Any:

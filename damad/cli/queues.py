@@ -88,7 +88,7 @@ def set_(
     from damad.model.queue import from_texts
 
     settings = settings or Settings()
-    for name_ in ("queue", "idempotency_key", "parent_context_id", "source_id", "meta"):
+    for name_ in ("queue", "idempotency_key", "singleton_key", "parent_context_id", "source_id", "meta"):
         if getattr(settings, name_) is not None:
             raise InvalidInput(f"--{name_.replace('_', '-')} is of one task, not of a queue")
     wanted: dict[str, Any] = from_texts((fields or Fields()).given() | settings.given())

@@ -111,10 +111,10 @@ async def _queue_claimed(worker: str, payload: str | None, settings: Settings, s
             if queued.created:
                 await supervisor.claims.one(queued.etl_context_id, on=connection)
                 return int(queued.etl_context_id)
-        first = queued.etl_context_id
+        first, key = queued.etl_context_id, queued.suppressed
     except IdempotencyConflict as seen:  # also of the same task as `damad queue` makes it, for this one has no retries
-        first = seen.values["etl_context_id"]
-    raise Conflict(f"the task of this idempotency_key is context {first}, which is {(await tasks.status(first)).state}")
+        first, key = seen.values["etl_context_id"], "idempotency_key"
+    raise Conflict(f"the task of this {key} is context {first}, which is {(await tasks.status(first)).state}")
 
 
 async def _claim(id_: str, supervisor: Any, *, alone: bool) -> int:

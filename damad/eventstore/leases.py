@@ -22,6 +22,11 @@ async def renew_all(database: Database, held: Sequence[tuple[int, int]], lease: 
     await database.fetch("renew_leases", ids, fences, timedelta(seconds=lease))
 
 
+async def beat(database: Database, etl_context_id: int, fence: int) -> None:
+    """Says that the worker of this run goes on. Once another one holds the task that means nothing."""
+    await database.fetch("beat", etl_context_id, fence)
+
+
 async def set_waiting(database: Database, etl_context_id: int, fence: int, waiting: bool) -> None:
     """Says that the attempt waits for others and holds no slot meanwhile, or that it goes on."""
     await database.fetch("set_waiting", etl_context_id, fence, waiting)

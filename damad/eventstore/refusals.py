@@ -23,6 +23,7 @@ from damad.errors import (
     InvalidInput,
     NotFound,
     SchemaMissing,
+    SingletonConflict,
     StaleFence,
     Unavailable,
     VersionConflict,
@@ -39,6 +40,7 @@ _BY_SQLSTATE: Final[dict[str, type[DamadError]]] = {
     "DA008": IdempotencyConflict,
     "DA009": Conflict,
     "DA010": Conflict,
+    "DA011": SingletonConflict,
 }
 
 _AWAY: Final = ("08", "57P", "53", "58")
@@ -55,6 +57,9 @@ _BY_CONSTRAINT: Final = {
     "etl_contexts_parent_context_id_fkey": (InvalidInput, "there is no such parent context"),
     "etl_contexts_source_id_fkey": (InvalidInput, "there is no such source"),
 }
+
+_ONCE: Final = {"dama_tasks_idempotency_key": "idempotency_key", "dama_tasks_singleton_key": "singleton_key"}
+"""Unique indexes that two who ask at once meet in: by the next look one of them is there."""
 
 _ONLY_BY_HAND: Final = ("event_store_version_key", "event_store_one_initial_key", "event_store_one_final_key")
 """Unique indexes behind the judge: it lets nobody get there, unless there are events that it has not seen."""
@@ -115,8 +120,8 @@ def refusal(said: Said) -> DamadError:
         return SchemaMissing(f"there is no damad schema, or an older one ({line}); run `damad migrate`")
     if state.startswith(_AWAY):
         return Unavailable(f"Postgres is away: {line}")
-    if constraint == "dama_tasks_idempotency_key":
-        return Contention("another task with this idempotency_key is being queued")
+    if constraint in _ONCE:
+        return Contention(f"another task with this {_ONCE[constraint]} is being queued")
     if constraint == "event_store_pkey":  # an id that somebody gave by hand; the next one is drawn by then
         return Contention("another event has this event_id")
     if constraint in _ONLY_BY_HAND:

@@ -15,7 +15,8 @@ from damad.model.queue import StoredQueue
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed, running or cancelling task of a host, with its lease. `started`: the payload of its STARTED event ·
-    `cancel_wanted`: somebody wants it cancelled, and could not say so in the log yet."""
+    `beaten_at`: when a worker that promised to beat was heard of last · `cancel_wanted`: somebody wants it cancelled,
+    and could not say so in the log yet."""
 
     etl_context_id: int
     version: int
@@ -31,17 +32,26 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool
     lease_over: bool | None
     started: dict[str, Any] | None
+    beaten_at: datetime | None
     cancel_wanted: bool = False
 
 
 class Holding(msgspec.Struct, frozen=True):
-    """What a host holds, what time Postgres said that it was then, whether any cancel is still to be written, and what
-    is set for queues."""
+    """What a host holds, what time Postgres said that it was then, whether any cancel is still to be written, whether
+    any task did not begin by its start_by, and what is set for queues."""
 
     at: datetime
     tasks: list[HeldTask]
     any_cancel: bool
+    any_late: bool
     queues: dict[str, StoredQueue]
+
+
+class Late(msgspec.Struct, frozen=True):
+    """A task that failed, for it did not begin by its start_by."""
+
+    etl_context_id: int
+    start_by: datetime
 
 
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +93,21 @@ class Schedule:
         """What this host holds."""
         rows = await self.database.fetch("held", self._host_id)
         held = [row for row in rows if row["etl_context_id"] is not None]
+        at, any_cancel, any_late = (rows[0][name] for name in ("at", "any_cancel", "any_late"))
         queues = {row["name"]: stored_queue(row) for row in rows[0]["queues"] or ()}
-        return Holding(rows[0]["at"], [_held_task(row) for row in held], rows[0]["any_cancel"], queues)
+        return Holding(at, [_held_task(row) for row in held], any_cancel, any_late, queues)
 
     async def unheld_to_cancel(self) -> dict[int, int]:
         """The tasks that somebody wants cancelled and nobody holds, each with the version of its context."""
         return {row["etl_context_id"]: row["version"] for row in await self.database.fetch("unheld_to_cancel")}
+
+    async def fail_late(self, most: int, *, leave_out: Sequence[int] = ()) -> list[Late]:
+        """Fails tasks that did not begin by their start_by, so many at most, and returns them.
+
+        Raises BrokenLog that names one whose log takes nothing; the others fail where it is left out.
+        """
+        rows = await self.database.fetch("fail_late", most, list(leave_out), repeatable=False)
+        return [Late(row["etl_context_id"], row["start_by"]) for row in rows]
 
     async def expired(self, queues: Sequence[str]) -> list[HeldTask]:
         """Tasks of these queues, which are shared, whose lease ran out on another host."""

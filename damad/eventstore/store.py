@@ -66,11 +66,13 @@ class _SentTask(NamedTuple):
     event_uuid: UUID | None
 
 
-class Queued(msgspec.Struct, frozen=True):
-    """The context of a task. `created` is False where another request with its idempotency_key made it."""
+class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The context of a task. `created` is False where it was there before; `suppressed` is the setting that says so:
+    idempotency_key, singleton_key, or debounce where it was put off as well."""
 
     etl_context_id: int
     created: bool
+    suppressed: str | None = None
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +192,7 @@ class EventStore:
 
     async def _queue(self, sent: Sequence[_SentTask], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Queued]:
         rows = await self.database.fetch("queue", *_columns(sent), on=on, repeatable=_has_uuids(sent))
-        return [Queued(row["etl_context_id"], row["created"]) for row in rows]
+        return [Queued(row["etl_context_id"], row["created"], row["suppressed"]) for row in rows]
 
     async def _queue_each(self, calls: Sequence[Sequence[_SentTask]]) -> list[list[Queued]]:
         done = iter(await self._queue([task for call in calls for task in call]))

@@ -30,8 +30,11 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     ("new", "TASK_INITIAL"): "queued",
     ("queued", "CLAIMED"): "claimed",
     ("queued", "CANCEL_REQUESTED"): "cancelling",
+    ("queued", "ERROR"): "erred",
     ("scheduled", "CLAIMED"): "claimed",
     ("scheduled", "CANCEL_REQUESTED"): "cancelling",
+    ("scheduled", "RELEASED"): "queued",
+    ("scheduled", "ERROR"): "erred",
     ("retrying", "CLAIMED"): "claimed",
     ("retrying", "CANCEL_REQUESTED"): "cancelling",
     ("waiting", "RESUMED"): "queued",
@@ -118,6 +121,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     progress: Any = None
     error: Any = None
+    start_by: datetime | None = None
+    singleton_key: str | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +203,8 @@ def etl_status_after(type_: str) -> str:
 
 def _new_task(event: LoggedEvent) -> Task:
     given = event.meta[SETTINGS_KEY]
-    host_id = given.get("dama_host_id")
+    host_id, start_by = given.get("dama_host_id"), given.get("start_by")
+    created = event.created_timestamp
     return Task(
         worker=given["worker_path"] if given.get("worker") is None else given["worker"],
         queue="default" if given.get("queue") is None else given["queue"],
@@ -207,15 +213,23 @@ def _new_task(event: LoggedEvent) -> Task:
         idempotency_key=given.get("idempotency_key"),
         state="queued",
         initial_event_id=event.event_id,
-        run_at=_start(given.get("start_after"), event.created_timestamp),
+        run_at=_first_start(given, created),
         home_host_id=None if host_id is None else UUID(host_id),
+        start_by=None if start_by is None else _moment_or_after(start_by, created),
+        singleton_key=given.get("singleton_key"),
     )
 
 
-def _start(start_after: Any, created: datetime) -> datetime:
-    if isinstance(start_after, str) and _MOMENT.match(start_after):
-        return _moment(start_after)
-    seconds = 0.0 if start_after is None else units.duration(start_after)
+def _first_start(given: dict[str, Any], created: datetime) -> datetime:
+    start, debounce = _moment_or_after(given.get("start_after"), created), given.get("debounce")
+    return start if debounce is None else max(start, _moment_or_after(debounce, created))
+
+
+def _moment_or_after(given: Any, created: datetime) -> datetime:
+    """The time that a setting names, or so long after the task was queued."""
+    if isinstance(given, str) and _MOMENT.match(given):
+        return _moment(given)
+    seconds = 0.0 if given is None else units.duration(given)
     return created + timedelta(microseconds=round(seconds * 1e6))
 
 
@@ -234,7 +248,7 @@ def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task
         case "STARTED":
             pid = said.get("pid")
             changed |= {"attempt": int(said["attempt"]), "pid": None if pid is None else int(pid)}
-            changed |= {"started_at": created, "resumed": False}
+            changed |= {"started_at": created, "resumed": False, "start_by": None}
         case "PROGRESS":
             changed |= {"progress": payload}
         case "ERROR":
@@ -250,7 +264,7 @@ def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task
             changed |= {"run_at": created, "resumed": True}
         case "REQUEUED":
             changed |= {"run_at": created, "errors": 0, "crashes": 0, "error": None}
-            changed |= {"finished_at": None, "resumed": False}
+            changed |= {"finished_at": None, "resumed": False, "start_by": None}
         case "FINAL":
             changed |= {"error": None}
     return msgspec.structs.replace(task, **changed)

@@ -82,10 +82,12 @@ def _asked(failure: Failure) -> float | None:
 
 
 def delay(settings: TaskSettings, failures: int, *, random: float) -> float:
-    """Seconds to wait after the nth failure: retry_delay, and with backoff up to its nth doubling, by chance.
+    """Seconds to wait after the nth failure: with backoff a random part of retry_delay · 2ⁿ, which retry_delay_max (one
+    day, unless given) caps; never less than retry_delay, which that setting promises.
 
-    The jitter is as wide as the doubling, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): many
-    tasks that failed together do not come back together. None comes back before retry_delay is over.
+    That is the full jitter of Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015,
+    `random_between(0, min(cap, base · 2ⁿ))`, with retry_delay in place of 0: tasks that failed together come back over
+    the whole of the doubled time, and not in waves.
     """
     if not settings.retry_backoff:
         return settings.retry_delay

@@ -14,7 +14,9 @@ from damad import units
 from damad.errors import InvalidInput
 from damad.model import shape
 
-_DURATIONS = ("retry_delay", "retry_delay_max", "expire_in")
+_DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce")
+_STARTS = ("start_after", "start_by")
+_TEXTS = ("worker", "idempotency_key", "singleton_key", "work_dir")
 _INTEGERS = ("priority", "retry_limit")
 _POSTGRES_INT = 2**31
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
@@ -22,7 +24,8 @@ _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Durations are in seconds. `start_after` is a number of seconds after the append, or RFC 3339 with offset."""
+    """Durations are in seconds. `start_after` and `start_by` are numbers of seconds after the append, or RFC 3339 with
+    offset."""
 
     worker: str
     queue: str = "default"
@@ -33,8 +36,12 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     retry_backoff: bool = True
     retry_delay_max: float | None = None
     expire_in: float | None = None
+    start_by: float | str | None = None
+    heartbeat: float | None = None
     idempotency_key: str | None = None
     concurrency_key: str | None = None
+    singleton_key: str | None = None
+    debounce: float | None = None
     work_dir: str | None = None
     run_in: str | None = None
     dama_host_id: str | None = None
@@ -56,8 +63,9 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
     for name in _DURATIONS:
         if name in plain:
             plain[name] = units.duration(plain[name], pointer=f"{pointer}/{name}")
-    if "start_after" in plain:
-        plain["start_after"] = _start_after(plain["start_after"], f"{pointer}/start_after")
+    for name in _STARTS:
+        if name in plain:
+            plain[name] = _moment_or_duration(name, plain[name], f"{pointer}/{name}")
     settings = shape.fit(plain, TaskSettings, pointer=pointer)
     shape.check_json(plain, "task settings", pointer=pointer)
     _check_ranges(settings, pointer)
@@ -79,7 +87,7 @@ def from_texts(given: dict[str, str]) -> dict[str, Any]:
     return plain
 
 
-def _start_after(value: Any, pointer: str) -> float | str:
+def _moment_or_duration(name: str, value: Any, pointer: str) -> float | str:
     if isinstance(value, str) and "T" in value.upper():
         try:
             moment = datetime.fromisoformat(value.upper())
@@ -87,12 +95,12 @@ def _start_after(value: Any, pointer: str) -> float | str:
             moment = None
         if moment is None or moment.tzinfo is None:
             raise InvalidInput(
-                f"start_after {value!r} is no RFC 3339 time with offset, like 2026-01-31T08:00:00+01:00",
+                f"{name} {value!r} is no RFC 3339 time with offset, like 2026-01-31T08:00:00+01:00",
                 pointer=pointer,
             )
         if not _is_in_range(moment):
             raise InvalidInput(
-                f"start_after {value!r} is not within the years {_FIRST_YEAR} to {_LAST_YEAR}", pointer=pointer
+                f"{name} {value!r} is not within the years {_FIRST_YEAR} to {_LAST_YEAR}", pointer=pointer
             )
         return moment.isoformat()
     return units.duration(value, pointer=pointer)
@@ -119,9 +127,10 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
         )
     if settings.run_in not in (None, "process", "daemon"):
         raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
-    if settings.expire_in == 0:
-        raise InvalidInput("expire_in is longer than 0", pointer=f"{pointer}/expire_in")
-    for name in ("worker", "idempotency_key", "work_dir"):
+    for name in ("expire_in", "heartbeat", "debounce"):
+        if getattr(settings, name) == 0:
+            raise InvalidInput(f"{name} is longer than 0", pointer=f"{pointer}/{name}")
+    for name in _TEXTS:
         value = getattr(settings, name)
         if value is not None and not 0 < len(value) <= 1024:
             raise InvalidInput(f"{name} has 1 to 1024 characters", pointer=f"{pointer}/{name}")

@@ -88,13 +88,26 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure
         return msgspec.structs.replace(
             failure, type=_clean(error.name), retryable=error.retryable, retry_in=error.retry_in
         )
+    raised = _raised(error)
     failure = _failure("exception", _message(error), attempt, traceback=_traceback(error, worker))
     return msgspec.structs.replace(
         failure,
         type=type(error).__name__,
-        retryable=not isinstance(error, NoRetry),
-        retry_in=error.seconds if isinstance(error, RetryIn) else None,
+        retryable=not any(isinstance(one, NoRetry) for one in raised),
+        retry_in=next((getattr(one, "seconds", None) for one in raised if isinstance(one, RetryIn)), None),
     )
+
+
+def _raised(error: BaseException) -> list[BaseException]:
+    """What was raised: of a group everything in it, however deep. One task of several knows best about trying again."""
+    found, left = [], [error]
+    while left:
+        one = left.pop(0)
+        if isinstance(one, BaseExceptionGroup):
+            left = [*one.exceptions, *left]
+        else:
+            found.append(one)
+    return found
 
 
 def refused_in_daemon(attempt: int, worker: Path, why: str) -> Failure:

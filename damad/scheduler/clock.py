@@ -8,13 +8,24 @@ from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """Goes on from what Postgres said last: a little behind it, by as long as that took to arrive."""
+    """Goes on from what Postgres said last: a little behind it, by as long as that took to arrive.
+
+    back_since: when it was there again, after it had been away.
+    """
 
     def __init__(self) -> None:
+        self._is_away = False
+        self.back_since: datetime | None = None
         self.set(datetime.now(UTC))
+
+    def away(self) -> None:
+        """Postgres is away: until it says something, nobody can."""
+        self._is_away = True
 
     def set(self, said: datetime) -> None:
         """Takes over what Postgres says that the time is."""
+        if self._is_away:
+            self._is_away, self.back_since = False, said
         self._said, self._heard_at = said, time.monotonic()
 
     def now(self) -> datetime:

@@ -3,7 +3,7 @@
     the log says      its process          decision
     claimed           absent               Launch if the claim is ours, Release if its claimer is dead or its lease over
     claimed           ended or lost        Release: a claim that did not start burns nothing
-    running           alive                Kill once expire_in is over
+    running           alive                Kill once expire_in is over, or once it was silent for its heartbeat
     running           ended or lost        Conclude: the failure that the exit record proves
     cancelling        alive                Kill
     cancelling        absent/ended/lost    Cancelled: it is seen dead
@@ -37,6 +37,8 @@ LEFT: Final = "left"
 """It is lost, and processes that it left behind still live."""
 
 MOST_RELEASE_DELAY: Final = 30.0
+_OUR_SIGNALS: Final = (9, 15)
+"""SIGKILL and SIGTERM: what a process is stopped with, here and by everybody."""
 _EXIT_KINDS: Final = {101: "exception", 102: "no_final", 104: "load"}
 
 
@@ -50,7 +52,8 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that this host holds, as the log says. `ours`: we claimed it. `claimer_dead`: proved, not guessed."""
+    """A task that this host holds, as the log says. `ours`: we claimed it. `claimer_dead`: proved, not guessed.
+    `beaten_at`: when a worker that promised to beat was heard of last."""
 
     etl_context_id: int
     queue: str
@@ -65,14 +68,17 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     lease_over: bool = False
     cancel_wanted: bool = False
     started_at: datetime | None = None
+    beaten_at: datetime | None = None
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """What its process does. `asked_at`: when we asked it to stop. `rival`: another run of the task still lives."""
+    """What its process does. `asked_at`: when we asked it to stop, and `asked_for` what reason, if it is one for
+    which an attempt fails. `rival`: another run of the task still lives."""
 
     process: str
     exit: Exit | None = None
     asked_at: datetime | None = None
+    asked_for: str | None = None
     rival: bool = False
 
 
@@ -88,9 +94,10 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """Ask the process to stop, or (`force`) end it and everything it left."""
+    """Ask the process to stop, or (`force`) end it and everything it left. `why`: the attempt fails for that reason."""
 
     force: bool
+    why: str | None = None
 
 
 class Conclude(msgspec.Struct, frozen=True):
@@ -115,7 +122,8 @@ def decide(held: Held, seen: Observed, *, now: datetime, grace: float, failed_la
         case "claimed":
             return _claimed(held, seen, failed_launches)
         case "running" if running:
-            return _kill(seen, now, grace) if _expired(held, now) else None
+            why = seen.asked_for or _silent(held, now)
+            return _kill(seen, now, grace, why) if why or _expired(held, now) else None
         case "running":
             return Conclude(failure_of(held, seen))
         case "cancelling" if running:
@@ -150,15 +158,23 @@ def decide_leftover(seen: Observed, *, now: datetime, grace: float, ended_at: da
     return _kill(seen, now, grace)
 
 
-def _kill(seen: Observed, now: datetime, grace: float) -> Kill | None:
+def _kill(seen: Observed, now: datetime, grace: float, why: str | None = None) -> Kill | None:
     if seen.asked_at is None:
-        return Kill(force=False)
-    return Kill(force=True) if now >= seen.asked_at + timedelta(seconds=grace) else None
+        return Kill(force=False, why=why)
+    return Kill(force=True, why=why) if now >= seen.asked_at + timedelta(seconds=grace) else None
 
 
 def _expired(held: Held, at: datetime) -> bool:
     limit = held.settings.expire_in
     return limit is not None and held.started_at is not None and at >= held.started_at + timedelta(seconds=limit)
+
+
+def _silent(held: Held, at: datetime) -> str | None:
+    """What is to be said of a worker that was not heard of for too long. One that waits for others need not be."""
+    limit, heard = held.settings.heartbeat, held.beaten_at
+    if limit is None or heard is None or held.waiting or at < heard + timedelta(seconds=limit):
+        return None
+    return f"the worker gave no sign of life for longer than its heartbeat ({limit} s)"
 
 
 def failure_of(held: Held, seen: Observed) -> Failure:
@@ -173,6 +189,11 @@ def _kind_of(held: Held, seen: Observed) -> tuple[str, str]:
     end = seen.asked_at if exit_ is None else exit_.ended_at
     if end is not None and _expired(held, end):
         return "timeout", f"the attempt took longer than expire_in ({held.settings.expire_in} s)"
+    why = seen.asked_for
+    if why is None and exit_ is not None and exit_.signal in _OUR_SIGNALS:  # whoever asked it may be gone
+        why = _silent(held, exit_.ended_at)
+    if why is not None:
+        return "timeout", why
     if exit_ is None:
         return "lost", "the process is gone, and so is who could say how"
     if exit_.oom:
@@ -187,11 +208,19 @@ def deadline(held: Held, seen: Observed, *, now: datetime, grace: float) -> date
     """When to look at this task again if nothing happens before. (Nobody announces that an attempt began.)"""
     if seen.asked_at is not None:
         return seen.asked_at + timedelta(seconds=grace)
-    limit = held.settings.expire_in
-    if limit is None or held.state not in ("claimed", "running"):
+    if held.state not in ("claimed", "running"):
         return None
-    begun = held.started_at if held.state == "running" and held.started_at is not None else now
-    return begun + timedelta(seconds=limit)
+    runs = held.state == "running"
+    limits = (
+        (held.settings.expire_in, held.started_at),
+        (None if held.waiting else held.settings.heartbeat, held.beaten_at),
+    )
+    moments = [
+        (since if runs and since is not None else now) + timedelta(seconds=limit)
+        for limit, since in limits
+        if limit is not None
+    ]
+    return min(moments, default=None)
 
 
 def free_slots(queue: str, concurrency: int, held: Sequence[Held]) -> int:

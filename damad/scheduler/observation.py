@@ -39,6 +39,7 @@ class Observer:
         self._launched: set[Key] = set()
         self._coroutines: dict[Key, asyncio.Task[None]] = {}
         self._asked: dict[Key, datetime] = {}
+        self._asked_for: dict[Key, str] = {}
         self._families: dict[Key, set[Process]] = {}
         self._watched: dict[Key, tuple[Process, int]] = {}
         self._over: set[Key] = set()
@@ -88,7 +89,8 @@ class Observer:
         rival = self._has_rival(key)
         if process == decisions.LOST and not rival and self._left(key, started):  # a rival may have the same log
             process = decisions.LEFT
-        return Observed(process=process, exit=exit_, asked_at=self._asked.get(key), rival=rival)
+        asked_at, asked_for = self._asked.get(key), self._asked_for.get(key)
+        return Observed(process=process, exit=exit_, asked_at=asked_at, asked_for=asked_for, rival=rival)
 
     def _has_rival(self, key: Key) -> bool:
         others = [other for other in self.known() if other[0] == key[0] and other != key]
@@ -156,10 +158,12 @@ class Observer:
             return None
         return decisions.Exit(exit_.exit_code, exit_.signal, exit_.oom, self._clock.of_host(exit_.ended_at))
 
-    def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> None:
-        """Asks a run to stop, or ends it with everything it left."""
+    def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool, why: str | None = None) -> None:
+        """Asks a run to stop, or ends it with everything it left. why: its attempt fails for that reason."""
         if not force:
             self._asked.setdefault(key, self._clock.now())
+        if why is not None:
+            self._asked_for.setdefault(key, why)
         if (coroutine := self._coroutines.get(key)) is not None:
             coroutine.cancel()
             return
@@ -185,6 +189,7 @@ class Observer:
         """The run is over and on the log: its records are not needed any more."""
         self._unwatch(key)
         self._asked.pop(key, None)
+        self._asked_for.pop(key, None)
         self._families.pop(key, None)
         self._coroutines.pop(key, None)
         self._launched.discard(key)
@@ -222,8 +227,12 @@ def _by_event(started: dict[str, Any] | None) -> list[Process]:
     return [process] if process is not None and process.pid != os.getpid() else []
 
 
-def held_task(task: HeldTask, me: str, host_id: str) -> decisions.Held:
-    """A task that this host holds, as the log says, and whether who claimed it is dead."""
+def held_task(task: HeldTask, me: str, host_id: str, *, back_since: datetime | None = None) -> decisions.Held:
+    """A task that this host holds, as the log says, and whether who claimed it is dead.
+
+    back_since: when Postgres came back, where it was away: who could not say meanwhile that it goes on was not silent.
+    """
+    beats = [at for at in (task.beaten_at, back_since) if at is not None]
     claimer = processes.from_holder(task.holder, host_id) if task.holder else None
     return decisions.Held(
         etl_context_id=task.etl_context_id,
@@ -239,4 +248,5 @@ def held_task(task: HeldTask, me: str, host_id: str) -> decisions.Held:
         lease_over=task.lease_over is not False,
         cancel_wanted=task.cancel_wanted,
         started_at=task.started_at,
+        beaten_at=max(beats) if task.beaten_at is not None else None,
     )

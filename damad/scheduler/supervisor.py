@@ -31,6 +31,7 @@ from damad.scheduler.cancels import Cancels
 from damad.scheduler.claims import Claims
 from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
+from damad.scheduler.lateness import Lateness
 from damad.scheduler.observation import Key, Observer, held_task
 from damad.scheduler.reporting import said
 from damad.scheduler.runners import Runners
@@ -81,6 +82,7 @@ class Supervisor:
             self._store, self._schedule,
             settings=settings_, holder=self.holder, clock=self._clock, bulkhead=self._bulkhead,
         )  # fmt: skip
+        self._lateness = Lateness(self._schedule)
         self._cancels = Cancels(self._store, self._schedule, self._is_ours, self._bulkhead)
         self._observer = Observer(settings_.state_dir, database.pg_env, self._clock, self._look_now)
         self._bell: listener.Subscription | None = None
@@ -130,6 +132,7 @@ class Supervisor:
                 log.warning("the supervisor waits for Postgres", pg_env=self._database.pg_env, reason=str(error))
             except Exception:  # a fault in one round is no reason to leave every task of the host alone
                 log.exception("a round of the supervisor failed", pg_env=self._database.pg_env)
+            self._clock.away()
             self._looked_at = None  # what was known may be of a past that a restore has undone: look before claiming
             await backoff.pause()
             if self._revive is not None:
@@ -210,6 +213,8 @@ class Supervisor:
         moments += await self._attend_leftovers({_key(task) for task in tasks})
         if holding.any_cancel:
             moments += await self._cancels.write()
+        if holding.any_late:
+            moments += await self._lateness.end()
         await self._renew()
         await self._rescue()
         if not any(self._only in (None, key[0]) for key in self._observer.known()):
@@ -269,7 +274,8 @@ class Supervisor:
     async def _attend(self, task: HeldTask) -> float:
         """Does what one task needs. Returns the seconds until it should be looked at again."""
         now = self._clock.now()
-        held, seen = held_task(task, self.holder, self._host_id), self._observer.look(_key(task), task.started)
+        held = held_task(task, self.holder, self._host_id, back_since=self._clock.back_since)
+        seen = self._observer.look(_key(task), task.started)
         failed = self._failed_launches[task.etl_context_id]
         decision = decisions.decide(held, seen, now=now, grace=self._config.grace, failed_launches=failed)
         if task.state == "running":
@@ -300,9 +306,9 @@ class Supervisor:
                 # Only as it was seen: a run that began meanwhile goes on.
                 await self._append(task, *said(decision, held, self._clock.now()), expected_version=task.version)
                 self._forget(key, lost=seen.exit is None)
-            case Kill(force):
-                log.info("stopping a worker", etl_context_id=task.etl_context_id, attempt=task.attempt, force=force)
-                self._observer.stop(key, task.started, force=force)
+            case Kill(force, why):
+                log.info("stopping a worker", attempt=task.attempt, force=force, why=why, **self._about(task))
+                self._observer.stop(key, task.started, force=force, why=why)
                 failpoints.hit("supervisor.killed")
             case Conclude(failure):
                 failpoints.hit("supervisor.verdict")

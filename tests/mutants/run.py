@@ -24,12 +24,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import guards
+import guards_of_limits
 import guards_of_processes
 import guards_of_queues
 from guard import Guard
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS: tuple[Guard, ...] = (*guards.GUARDS, *guards_of_processes.GUARDS, *guards_of_queues.GUARDS)
+GUARDS: tuple[Guard, ...] = (
+    *guards.GUARDS,
+    *guards_of_limits.GUARDS,
+    *guards_of_processes.GUARDS,
+    *guards_of_queues.GUARDS,
+)
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0
 """Seconds until tests that neither pass nor fail are given up."""

@@ -1,4 +1,4 @@
--- Seconds until the next task's time comes, or NULL where none waits for it. One whose time has come waits for a
+-- Seconds until the next task's time comes, or the time by which one is to have begun; NULL where none waits for either. One whose time has come waits for a
 -- slot, and a slot that gets free is announced. A loose index scan, as in queues_with_work.sql; and statement_timestamp,
 -- for an index is not searched for what may change meanwhile. $1: this host
 WITH RECURSIVE waiting AS (
@@ -8,7 +8,10 @@ WITH RECURSIVE waiting AS (
             WHERE t.state IN ('scheduled', 'retrying') AND t.queue > waiting.queue ORDER BY t.queue LIMIT 1)
     FROM waiting WHERE waiting.queue IS NOT NULL
 )
-SELECT extract(epoch FROM min(first.run_at) - clock_timestamp())::double precision AS seconds
+SELECT extract(epoch FROM least(min(first.run_at), (
+    SELECT min(t.start_by) FROM data_manager.dama_tasks t
+      WHERE t.start_by > statement_timestamp() AND t.state IN ('queued', 'scheduled')
+  )) - clock_timestamp())::double precision AS seconds
   FROM waiting, LATERAL (
     SELECT t.run_at FROM data_manager.dama_tasks t
       WHERE t.state IN ('scheduled', 'retrying') AND t.queue = waiting.queue AND t.run_at > statement_timestamp()

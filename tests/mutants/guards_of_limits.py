@@ -1,0 +1,89 @@
+"""The guards of what a task may set: once at a time, by when it is to have begun, and how long it may be silent."""
+
+from guard import Guard
+from guards import OWN, QUEUED, UNCANCELLED
+
+TASKS = "schema/060_dama_tasks.sql"
+LATE = "schema/225_fail_late.sql"
+LEFT_OUT = "              AND t.etl_context_id <> ALL (leave_out)\n"
+IN_TIME = "              AND (t.start_by IS NULL OR t.start_by > now)\n"
+
+SINGLETON = "tests/test_singleton_key.py"
+START_BY = "tests/test_start_by.py"
+HEARTBEAT = "tests/test_heartbeat.py"
+
+GUARDS = (
+    Guard(
+        "a singleton_key is queued once at the same time too",
+        TASKS,
+        "CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_singleton_key",
+        "CREATE INDEX IF NOT EXISTS dama_tasks_singleton_key",
+        (f"{SINGLETON}::test_of_two_who_ask_at_once_the_second_gets_the_first_ones_task",),
+    ),
+    Guard(
+        "a task is not retried beside another with its singleton_key",
+        "schema/130_judge_events.sql",
+        "WHEN l.kind = 'REQUEUED' AND (",
+        "WHEN false AND (",
+        (f"{SINGLETON}::test_one_that_ended_is_not_retried_while_another_is_open",),
+    ),
+    Guard(
+        "what is put off is held, and looked at then",
+        "schema/208_put_off.sql",
+        "      PERFORM FROM data_manager.etl_contexts c WHERE c.etl_context_id = id FOR NO KEY UPDATE;\n",
+        "",
+        (f"{SINGLETON}::test_a_task_that_is_claimed_at_this_moment_is_not_put_off",),
+    ),
+    *(
+        Guard(
+            f"what is late is not claimed when it is {ready}",
+            "schema/220_claim_tasks.sql",
+            before + OWN + UNCANCELLED + LEFT_OUT + IN_TIME,
+            before + OWN + UNCANCELLED + LEFT_OUT,
+            (f"{START_BY}::test_a_task_that_did_not_begin_in_time_fails_and_is_claimed_by_nobody",),
+        )
+        for ready, before in (("queued", QUEUED), ("due", "t.run_at <= now\n"))
+    ),
+    Guard(
+        "who fails what is late waits for no context",
+        LATE,
+        "FOR NO KEY UPDATE OF c, t SKIP LOCKED",
+        "FOR NO KEY UPDATE OF c, t",
+        (f"{START_BY}::test_a_context_that_somebody_holds_is_left_out_and_not_waited_for",),
+    ),
+    Guard(
+        "a late task that cannot be failed keeps none of the others",
+        LATE,
+        "              AND t.etl_context_id <> ALL (leave_out)\n",
+        "",
+        (f"{START_BY}::test_one_with_a_broken_log_keeps_none_of_the_others",),
+    ),
+    Guard(
+        "a late task that somebody wants cancelled is left to that",
+        LATE,
+        UNCANCELLED,
+        "",
+        (f"{START_BY}::test_one_that_somebody_wants_cancelled_is_left_to_that",),
+    ),
+    Guard(
+        "a beat counts for its own run only",
+        "damad/eventstore/queries/beat.sql",
+        "AND fence = $2",
+        "AND $2::bigint IS NOT NULL",
+        (f"{HEARTBEAT}::test_a_beat_counts_for_its_own_run_only",),
+    ),
+    Guard(
+        "a claim begins without the beats of the one before",
+        "schema/220_claim_tasks.sql",
+        "                        beat_at = NULL\n",
+        "                        beat_at = l.beat_at\n",
+        (f"{HEARTBEAT}::test_a_run_begins_without_the_beats_of_the_one_before",),
+    ),
+    Guard(
+        "nobody was silent while Postgres was away",
+        "damad/scheduler/observation.py",
+        "for at in (task.beaten_at, back_since)",
+        "for at in (task.beaten_at,)",
+        (f"{HEARTBEAT}::test_nobody_was_silent_while_postgres_was_away",),
+    ),
+)
