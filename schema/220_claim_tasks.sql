@@ -134,12 +134,12 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
               AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
               AND t.etl_context_id <> ALL (leave_out)
+              AND (t.start_by IS NULL OR t.start_by > now)
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
               )
-              AND (t.start_by IS NULL OR t.start_by > now)
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
@@ -150,12 +150,12 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
               AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
               AND t.etl_context_id <> ALL (leave_out)
+              AND (t.start_by IS NULL OR t.start_by > now)
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
               )
-              AND (t.start_by IS NULL OR t.start_by > now)
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
