@@ -35,7 +35,7 @@ from damad.eventstore.store import Append, EventStore
 from damad.eventstore.verify import verify
 from damad.model.event import Event
 
-SOON = 10.0
+SOON = 40.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 ORIGINAL, UPGRADED = "original_template", "upgraded_template"
 
@@ -227,7 +227,7 @@ async def test_no_one_can_mark_an_event_legacy(upgraded: Database) -> None:
 async def test_nothing_that_the_original_queued_is_a_task_that_damad_would_run(upgraded: Database) -> None:
     claimed = (
         "SELECT data_manager.claim_tasks(ARRAY['default'], ARRAY[1000], ARRAY[true], $1::uuid, 'host', "
-        "interval '1 min', NULL, '{}')"
+        "interval '1 min', '{}')"
     )
     assert await rows(upgraded, claimed, HOST) == []
     await rebuild(upgraded)
