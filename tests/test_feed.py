@@ -42,7 +42,7 @@ async def test_an_event_that_commits_late_is_shown_late_and_not_skipped(store: E
         await store.append([Append(etl_context_id=early, event=Event(type=":EARLY"))])
         shown, cursor = await rest(feed, cursor)
         assert [event.type for event in shown] == [":EARLY"]
-        assert await rest(feed, cursor) == ([], (await feed.page(cursor)).cursor)
+        assert (await rest(feed, cursor))[0] == []
         await transaction.commit()
     shown, cursor = await rest(feed, cursor)
     assert [event.type for event in shown] == [":LATE"]

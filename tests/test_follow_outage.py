@@ -41,7 +41,7 @@ async def test_events_follow_goes_on_after_an_outage_and_shows_each_event_once(
     id_ = await site.store().create_context()
     await says(site, id_, ":INITIAL", ":BEFORE")
     named = [str(id_)] if of == "one context" else []
-    async with site.command("events", *named, "--follow", "--json") as command, asyncio.timeout(SOON):
+    async with site.command("events", *named, "--follow", "--json") as command, asyncio.timeout(3 * SOON):
         assert command.stderr is not None
         assert [event["type"] for event in await lines(command, 2)] == [":INITIAL", ":BEFORE"]
         for number in (1, 2):

@@ -10,7 +10,12 @@ import pytest
 
 from damad.eventstore.pools import Database
 
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+SOON = 40.0
+"""Seconds in which what must happen has happened, however busy the machine is."""
+SESSIONS = """
+    SELECT count(*) FROM pg_stat_activity
+      WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 
 async def ask(database: Database) -> int:
@@ -18,11 +23,18 @@ async def ask(database: Database) -> int:
         return int(await connection.fetchval(SESSIONS))
 
 
+async def at_most(many: int, plain: Any) -> None:
+    """Returns once there are no more sessions than that: Postgres hears of an end when it comes to it."""
+    async with asyncio.timeout(SOON):
+        while await plain.fetchval(SESSIONS) > many:
+            pass
+
+
 async def test_a_loop_that_has_ended_leaves_no_connection_behind(database: Database, plain: Any) -> None:
     before = await plain.fetchval(SESSIONS)
     for _ in range(10):
         await asyncio.to_thread(asyncio.run, ask(database))
-    assert await plain.fetchval(SESSIONS) == before
+    await at_most(before, plain)
 
 
 async def test_a_loop_that_was_closed_without_a_word_leaves_at_most_its_own(database: Database, plain: Any) -> None:
@@ -34,7 +46,7 @@ async def test_a_loop_that_was_closed_without_a_word_leaves_at_most_its_own(data
     before = await plain.fetchval(SESSIONS)
     for _ in range(10):
         await asyncio.to_thread(rudely)
-    assert await plain.fetchval(SESSIONS) <= before + 1
+    await at_most(before + 1, plain)
 
 
 async def test_each_loop_has_a_pool_of_its_own_and_keeps_it(database: Database) -> None:

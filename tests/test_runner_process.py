@@ -106,6 +106,8 @@ async def test_no_secret_stands_where_others_can_read_it(site: Site) -> None:
 async def test_the_dsn_is_in_no_file_of_the_state_folder(site: Site) -> None:
     with site.gate() as gate:
         id_ = await site.hold(gate)
+        runs = site.state_dir / "runs" / "local"
+        await until(lambda: [run.stem for run in runs.iterdir()] == [str(id_)], lambda: list(runs.iterdir()))
         for path in site.state_dir.rglob("*"):
             if path.is_file() and SECRET in path.read_text(errors="replace"):
                 assert path.stat().st_mode & 0o077 == 0, path

@@ -7,7 +7,7 @@ LIMIT = 1_000_000
 SETTINGS = {"DAMAD_LOG_LIMIT": str(LIMIT), "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0"}
 
 PRINTED = 2_000_000_000
-MOST = 200_000_000
+MOST = PRINTED // 2
 """What may lie on the disk for a moment: many times what does, for a busy machine, and far from all of it."""
 
 BURST = f"""

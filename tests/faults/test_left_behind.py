@@ -18,12 +18,17 @@ LEAVES = (
     HERE
     + """
 import gate
+from damad import processes
 
 def main(initial_event):
     told = initial_event["payload"]
     out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if told["silent"] else {}
-    child = subprocess.Popen(["sleep", "1000"], start_new_session=True, **out)
-    events.dispatch_sync({"type": ":HERE", "payload": {"pid": child.pid}})
+    child = processes.identify(subprocess.Popen(["sleep", "1000"], start_new_session=True, **out).pid)
+    parent = processes.parent(processes.myself())
+    processes.send(parent, signal.SIGKILL)
+    while processes.alive(parent):
+        time.sleep(0.01)
+    events.dispatch_sync({"type": ":HERE", "payload": child._asdict()})
     gate.wait(told["gate"])
     return {}
 """
@@ -34,11 +39,7 @@ async def orphaned(site: Site, gate: Path, **settings: object) -> tuple[int, Pro
     """A task that runs and whose parent is gone, its worker, and a child of that in a session of its own."""
     silent = settings.pop("silent", False)
     id_ = await site.queue(site.worker(LEAVES), {"gate": str(gate), "silent": silent}, **settings)
-    child = processes.identify((await site.event(id_, ":HERE")).payload["pid"])
-    assert child is not None
-    parent = await parent_of(site, id_)
-    os.kill(parent.pid, signal.SIGKILL)
-    await gone(parent)
+    child = Process(**(await site.event(id_, ":HERE")).payload)
     return id_, await site.process(id_), child
 
 

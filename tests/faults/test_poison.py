@@ -10,7 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, daemon_on
+from daemon_support import SOON, Daemon, Site, daemon_on, until
 from stranger_support import a_stranger
 
 from damad import processes
@@ -180,7 +180,7 @@ async def test_a_task_that_cannot_be_claimed_parks_its_own_queue_until_it_is_men
     await let_run(site, bad)
     for _ in range(3):
         assert (await site.run(OK)).state == "done"
-    assert "queue=another" in daemon.log
+    await until(lambda: "queue=another" in daemon.log)
     assert (await site.damad("rebuild")).code == 0
     assert (await site.run(OK, queue="another")).state == "done"
     assert (await site.cancel(bad)).state == "cancelled"

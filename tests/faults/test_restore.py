@@ -252,13 +252,14 @@ async def test_files_put_back_make_a_cursor_of_the_lost_future_gone_and_show_not
 )
 async def test_a_daemon_and_its_worker_go_on_with_the_standby_that_took_over(primary: Cluster, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    async with site_of(tmp_path / "site", primary.server.dsn, DAMAD_GRACE="500ms", DAMAD_POLL_INTERVAL="500ms") as site:
+    settings = {"DAMAD_GRACE": "500ms", "DAMAD_POLL_INTERVAL": "500ms", "DAMAD_QUEUE_DEFAULT_CONCURRENCY": "1"}
+    async with site_of(tmp_path / "site", primary.server.dsn, **settings) as site:
         standby = await primary.standby(tmp_path / "b")
         daemon = Daemon(site)
         await daemon.start()
         with site.gate() as gate:
             running = await site.hold(gate, retry_limit=0)
-            later = await site.queue("hold.py", {"gate": str(gate.path)}, start_after="2s")
+            later = await site.queue("hold.py", {"gate": str(gate.path)})  # there is no slot for it yet
             await caught_up(primary, standby)
             await primary.stop()
             await standby.promote()

@@ -107,9 +107,8 @@ async def test_a_stopped_worker_whose_task_was_taken_over_writes_nothing_when_it
     os.kill(stopped.pid, signal.SIGCONT)
     await gone(stopped)
 
-    assert await one.types(id_) == [
-        ":INITIAL", "CLAIMED", "STARTED", ":OPEN", "ERROR", "RETRY", "CLAIMED", "STARTED", ":WRITTEN", ":FINAL"
-    ]  # fmt: skip
+    types = [type_ for type_ in await one.types(id_) if type_ not in ("CLAIMED", "RELEASED")]
+    assert types == [":INITIAL", "STARTED", ":OPEN", "ERROR", "RETRY", "STARTED", ":WRITTEN", ":FINAL"]
     (error,) = await one.events(id_, "dama/task:ERROR")
     assert (error.payload["kind"], error.payload["attempt"]) == ("lost", 1)
     assert [event.payload for event in await one.events(id_, ":WRITTEN")] == [2]
@@ -179,13 +178,16 @@ async def test_two_daemons_share_a_queue_and_no_task_runs_twice(hosts: tuple[Sit
     for daemon in daemons:
         await daemon.start(DAMAD_LEASE="1m")
     worker = one.worker("async def main(): return {}")
-    ids = [await one.queue(worker, queue="common") for _ in range(30)]
-    for id_ in ids:
+    with one.gate() as gate:  # as many as both have slots for: one alone could not run them at the same time
+        held = [await one.queue("hold.py", {"gate": str(gate.path)}, queue="common") for _ in range(8)]
+        for id_ in held:
+            await one.event(id_, ":HERE")
+        ids = [await one.queue(worker, queue="common") for _ in range(30)]
+    for id_ in (*held, *ids):
         await one.ended(id_)
-    ran_on = {(await one.state(id_)).host_id for id_ in ids}
-    assert len(ran_on) == 2
-    for id_ in ids:  # a claim that did not start within its lease is released, and says so
-        types = [type_ for type_ in await one.types(id_) if type_ not in ("CLAIMED", "RELEASED")]
+    assert len({(await one.state(id_)).host_id for id_ in held}) == 2
+    for id_ in (*held, *ids):  # a claim that did not start within its lease is released, and says so
+        types = [type_ for type_ in await one.types(id_) if type_ not in ("CLAIMED", "RELEASED", ":HERE")]
         assert types == [":INITIAL", "STARTED", ":FINAL"]
     await until(lambda: not (one.at_work(daemons[0].pid) or other.at_work(daemons[1].pid)))
     assert [await daemon.stop() for daemon in daemons] == [0, 0]
