@@ -116,6 +116,7 @@ async def test_every_task_setting_is_a_flag_of_its_name(site: Site) -> None:
     words = [
         "--queue", "shut", "--priority", "5", "--start-after", "1h", "--retry-limit", "0", "--retry-delay", "250ms",
         "--no-retry-backoff", "--retry-delay-max", "2m", "--expire-in", "30s", "--idempotency-key", "k1",
+        "--start-by", "2h", "--heartbeat", "1m", "--singleton-key", "s1", "--debounce", "5s",
         "--work-dir", "here", "--run-in", "process", "--parent-context-id", parent, "--meta", '{"by": "hand"}',
     ]  # fmt: skip
     id_ = int(good(await site.damad("queue", "echo.py", *words)).out)
@@ -124,7 +125,8 @@ async def test_every_task_setting_is_a_flag_of_its_name(site: Site) -> None:
     assert {name: value for name, value in state.settings.items() if name != "dama_host_id"} == {
         "worker": "echo.py", "queue": "shut", "priority": 5, "start_after": 3600.0, "retry_limit": 0,
         "retry_delay": 0.25, "retry_backoff": False, "retry_delay_max": 120.0, "expire_in": 30.0,
-        "idempotency_key": "k1", "work_dir": "here", "run_in": "process",
+        "idempotency_key": "k1", "start_by": 7200.0, "heartbeat": 60.0, "singleton_key": "s1",
+        "debounce": 5.0, "work_dir": "here", "run_in": "process",
     }  # fmt: skip
     assert (await site.events(id_))[0].meta["by"] == "hand"
     again = good(await site.damad("queue", "echo.py", *words)).out

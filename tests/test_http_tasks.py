@@ -55,11 +55,24 @@ async def test_an_idempotency_key_queues_one_task(house: House) -> None:
         assert (response.status, first["created"]) == (201, True)
     async with house.post("/tasks", task) as response:
         again = await response.json()
-        assert (response.status, again) == (200, {"etl_context_id": first["etl_context_id"], "created": False})
+        shown = {"etl_context_id": first["etl_context_id"], "created": False, "suppressed": "idempotency_key"}
+        assert (response.status, again) == (200, shown)
     async with house.post("/tasks", [task, {"worker": "hello.py"}]) as response:
         assert (response.status, (await response.json())[0]) == (201, again)
     async with house.post("/tasks", [task]) as response:
         assert (response.status, await response.json()) == (200, [again])
+
+
+async def test_a_singleton_key_is_answered_with_the_open_task_and_says_so(house: House) -> None:
+    task = {"worker": "hello.py", "singleton_key": "one", "debounce": "1h"}
+    async with house.post("/tasks", task) as response:
+        first = await response.json()
+        assert (response.status, first["created"], "suppressed" in first) == (201, True, False)
+    for payload, settings, why in ((1, {}, "debounce"), (2, {"debounce": None}, "singleton_key")):
+        async with house.post("/tasks", {**task, **settings, "payload": payload}) as response:
+            shown = {"etl_context_id": first["etl_context_id"], "created": False, "suppressed": why}
+            assert (response.status, await response.json()) == (200, shown)
+            assert response.headers["Location"].endswith(f"/contexts/{first['etl_context_id']}")
 
 
 async def test_an_idempotency_key_with_another_body_is_refused(house: House) -> None:
@@ -88,6 +101,7 @@ async def test_an_idempotency_key_with_another_body_is_refused(house: House) -> 
         ({"worker": "hello.py", "start_after": "9999-06-01T00:00:00Z"}, "/start_after"),
         ({"worker": "hello.py", "run_in": "cloud"}, "/run_in"),
         ({"worker": "hello.py", "idempotency_key": ""}, "/idempotency_key"),
+        ({"worker": "hello.py", "debounce": "1h"}, "/debounce"),
         ({"worker": "hello.py", "meta": []}, "/meta"),
         ({"worker": "hello.py", "parent_context_id": 0}, "/parent_context_id"),
         ({"worker": "hello.py", "parent_context_id": "1"}, "/parent_context_id"),

@@ -241,6 +241,7 @@ async def test_events_stand_in_the_log_as_they_were_dispatched_and_can_be_read(s
         const said = ["a", "b", "c"].map((word) => damad.dispatch({ type: "x:SAID", payload: { word } }));
         const [first] = await Promise.all(said);
         await damad.progress(0.5, "half");
+        await damad.heartbeat();
         const words = (await damad.read()).filter((e) => e.type === "x:SAID").map((e) => e.payload.word);
         return { words, first: first.version };
     """

@@ -28,7 +28,7 @@ def queue(
     /,
     *,
     payload: Payload = None,
-    each: str | None = None,
+    each: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     wait: Annotated[bool, Parameter(negative="")] = False,
     timeout: str | None = None,
     json: Json = False,

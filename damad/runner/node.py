@@ -32,6 +32,7 @@ _CALLS: Final[dict[str, Callable[..., Coroutine[Any, Any, Any]]]] = {
     "dispatch": events.dispatch,
     "read": events.read,
     "progress": tasks.progress,
+    "heartbeat": tasks.heartbeat,
 }
 
 

@@ -131,6 +131,7 @@ async function run({ initial_event, context, dsn, debug }) {
     dispatch: (event) => call("dispatch", event),
     read: () => call("read"),
     progress: (fraction, note = null) => call("progress", fraction, note),
+    heartbeat: () => call("heartbeat"),
     noRetry: (message) => new NoRetry(message),
     retryIn: (seconds) => new RetryIn(seconds),
   };

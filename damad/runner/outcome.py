@@ -94,8 +94,15 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure
         failure,
         type=type(error).__name__,
         retryable=not any(isinstance(one, NoRetry) for one in raised),
-        retry_in=next((getattr(one, "seconds", None) for one in raised if isinstance(one, RetryIn)), None),
+        retry_in=next((_seconds(one) for one in raised if isinstance(one, RetryIn)), None),
     )
+
+
+def _seconds(error: RetryIn) -> float | None:
+    try:
+        return error.seconds
+    except Exception:  # noqa: BLE001 - a class of the worker's own may have them raise anything
+        return None
 
 
 def _raised(error: BaseException) -> list[BaseException]:
