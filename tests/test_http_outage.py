@@ -47,6 +47,10 @@ async def test_without_postgres_all_is_503_with_retry_after_and_then_all_is_as_b
         ("POST", f"/contexts/{task}/cancel", None),
         ("POST", f"/contexts/{task}/retry", None),
         ("GET", f"/contexts/{task}/logs", None),
+        ("GET", "/events", None),
+        ("GET", f"/dama-admin/main/events/query?etl_context_id={task}", None),
+        ("GET", f"/dama-admin/main/getEtlProcessFinalEvent?etlContextId={task}", None),
+        ("GET", "/dama-admin/main/etl/new-context-id", None),
     ]
     before = await house.event_count()
     await asyncio.to_thread(postgres.leave)
@@ -56,6 +60,14 @@ async def test_without_postgres_all_is_503_with_retry_after_and_then_all_is_as_b
             assert int(response.headers["Retry-After"]) >= 1
     async with house.get("/tasks", headers={"Accept": "text/event-stream"}) as response:
         assert response.status == 503
+    async with house.get("/events", headers={"Accept": "text/event-stream"}) as response:
+        assert response.status == 503
+    async with house.get("/readyz") as response:
+        document = await refusal(response, 503, "not-ready")
+        assert (document["detail"], document["pg_envs"]["main"]["answers"]) == ("pg_env main does not answer", False)
+        assert int(response.headers["Retry-After"]) >= 1
+    async with house.get("/metrics") as response:
+        assert 'damad_pg_env_up{pg_env="main"} 0.0' in await response.text()
     async with house.get("/healthz") as response:
         assert response.status == 200
     async with house.post("/tasks", {"worker": "missing.py"}) as response:

@@ -194,6 +194,11 @@ class Database:
             listener = self._listeners[loop] = Listener(self.connect)
         return listener
 
+    def pool_size(self) -> tuple[int, int]:
+        """How many connections this loop's pool holds, and how many of them nobody uses now."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        return (pool.get_size(), pool.get_idle_size()) if pool is not None else (0, 0)
+
     def grouping(self, name: str, make: Callable[[], Grouping[Asked, Answer]]) -> Grouping[Asked, Answer]:
         """This loop's grouping of the calls of one kind. Whoever asks first makes it."""
         groupings = self._groupings.setdefault(asyncio.get_running_loop(), {})

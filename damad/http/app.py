@@ -6,14 +6,26 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from damad import context
 from damad.config import Config
 from damad.context import EtlContext
-from damad.errors import NotFound
-from damad.http import auth, contexts, events, feed, logs, original, problems, queues, tasks, wire
+from damad.http import (
+    auth,
+    contexts,
+    events,
+    feed,
+    health,
+    logs,
+    metrics,
+    original,
+    problems,
+    queues,
+    reference,
+    tasks,
+    wire,
+)
+from damad.http.pg_envs import PG_ENVS, in_pg_env
 from damad.http.shutdown import WAITS, Waits, end_waits
 
-PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
 _ROOT: Final = "/v1/{pg_env}"
 
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
@@ -41,6 +53,15 @@ ROUTES_OF_THE_ORIGINAL: Final[tuple[tuple[str, Handler], ...]] = (
 )
 """What the original's web front reads: path below its root of a pg_env, handler."""
 
+ROUTES_OF_THE_SERVER: Final[tuple[tuple[str, Handler], ...]] = (
+    ("/healthz", health.is_alive),
+    ("/readyz", health.is_ready),
+    ("/metrics", metrics.read_metrics),
+    ("/openapi.json", reference.read_document),
+    ("/docs", reference.read_page),
+)
+"""What is asked of no pg_env: path, handler."""
+
 
 def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str) -> web.Application:
     """The application. `pg_envs`: for each name the context, without an id, in which its requests run."""
@@ -49,6 +70,8 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     app[wire.SETTINGS] = settings
     app[auth.TOKEN] = token
     app[WAITS] = Waits()
+    app[feed.READERS] = set()
+    app[metrics.GAUGES] = metrics.Gauges()
     app.on_shutdown.append(end_waits)
     _add_routes(app.router)
     return app
@@ -64,27 +87,8 @@ def _add_routes(router: web.UrlDispatcher) -> None:
         router.add_get(original.ROOT + path, handler)
     # Who asks for the head of this one would make a context too.
     router.add_get(original.ROOT + "/etl/new-context-id", original.make_context, allow_head=False)
-    router.add_get("/healthz", is_alive)
-
-
-@web.middleware
-async def in_pg_env(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Runs the handler in the context of the pg_env that the path names. Raises NotFound for an unknown one."""
-    name = request.match_info.get("pg_env")
-    if name is None:
-        return await handler(request)
-    found = request.app[PG_ENVS].get(name)
-    if found is None:
-        raise NotFound(f"there is no pg_env {name[:80]!r} here")
-    context.enter(found)
-    return await handler(request)
-
-
-async def is_alive(request: web.Request) -> web.Response:
-    """GET /healthz: the daemon's loop answers. It asks no Postgres; `degraded` is what it knows to be slower."""
-    databases = [found.store.database for found in request.app[PG_ENVS].values()]
-    deaf = any(database.listener().deaf for database in databases)
-    return wire.answer({"status": "alive"} | ({"degraded": "no NOTIFY comes back; polling"} if deaf else {}))
+    for path, handler in ROUTES_OF_THE_SERVER:
+        router.add_get(path, handler)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

@@ -25,7 +25,7 @@ from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorize
 from damad.http.wire import SETTINGS
 
 TOKEN: Final = web.AppKey[str]("token")
-OPEN_PATHS: Final = frozenset({"/healthz"})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 """What anybody may ask."""
 OPEN_TO_ORIGINS: Final = original.ROOT.partition("{")[0]
 """What pages of the origins that `compat_open` names may ask: the paths that begin so."""

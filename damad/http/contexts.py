@@ -3,11 +3,11 @@
 from typing import Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from damad import context, events, tasks, units
 from damad.errors import InvalidInput, NotFound
-from damad.http import wire
+from damad.http import conditions, wire
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
 from damad.model.lifecycle import ENDED
@@ -43,7 +43,8 @@ async def create_context(request: web.Request) -> web.Response:
 async def read_state(request: web.Request) -> web.Response:
     """GET /contexts/{id}."""
     wire.query(request, wire.NoQuery)
-    return wire.answer(await tasks.status(wire.context_id(request)))
+    state = await tasks.status(wire.context_id(request))
+    return wire.answer(state, headers={hdrs.ETAG: conditions.etag(state.version)})
 
 
 async def read_tree(request: web.Request) -> web.Response:

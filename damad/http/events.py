@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from damad import context, events, tasks
-from damad.errors import InvalidInput
-from damad.http import cursors, sse, wire
+from damad.errors import InvalidInput, VersionConflict
+from damad.http import conditions, cursors, sse, wire
+from damad.http.problems import PreconditionFailed
 from damad.model.event import Event, RecordedEvent
 from damad.model.shape import fit
 
@@ -35,15 +36,28 @@ async def append_events(request: web.Request) -> web.Response:
     id_ = wire.context_id(request)
     asked, many = wire.one_or_many(await wire.read_json(request))
     fields = [fit(item, EventFields, pointer=pointer) for pointer, item in asked]
-    done = await events.append(
-        id_,
-        fields,
-        expected_versions=[field.expected_version for field in fields],
-        pointer="/0" if many and len(fields) == 1 else "",
-    )
-    status = 200 if all(appended.replayed for appended in done) else 201
+    if (key := conditions.idempotency_key(request)) is not None:
+        fields = conditions.named(fields, id_, key)
+    expected, if_match = [field.expected_version for field in fields], await conditions.matching_version(request, id_)
+    if if_match is not None:
+        expected[0] = _agreed(if_match, expected[0])
+    try:
+        done = await events.append(
+            id_, fields, expected_versions=expected, pointer="/0" if many and len(fields) == 1 else ""
+        )
+    except VersionConflict as conflict:
+        raise conflict if if_match is None else PreconditionFailed(str(conflict), **conflict.values) from None
     recorded = [appended.event for appended in done]
-    return wire.answer(recorded if many else recorded[0], status=status)
+    body = recorded if many else recorded[0]
+    if all(appended.replayed for appended in done):
+        return wire.answer(body)
+    return wire.answer(body, status=201, headers={hdrs.ETAG: conditions.etag(recorded[-1].version)})
+
+
+def _agreed(if_match: int, expected: int | None) -> int:
+    if expected not in (None, if_match):
+        raise InvalidInput("If-Match and expected_version name different versions", header=conditions.IF_MATCH)
+    return if_match
 
 
 async def read_events(request: web.Request) -> web.StreamResponse:

@@ -1,11 +1,14 @@
 """GET /events: the feed over all contexts, page by page or live."""
 
+from typing import Final
+
 import msgspec
 from aiohttp import hdrs, web
 
 from damad import events
 from damad.eventstore.feed import Cursor
 from damad.http import cursors, sse, wire
+from damad.model.event import RecordedEvent
 
 
 class FeedQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,6 +16,17 @@ class FeedQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     limit: wire.Limit = 100
     cursor: str | None = None
+
+
+class Reader:
+    """Who reads the feed of a pg_env live. `last`: the newest event that was sent there."""
+
+    def __init__(self, pg_env: str, place: Cursor | None) -> None:
+        self.pg_env = pg_env
+        self.last = 0 if place is None else max(place.after, place.shown.last if place.shown else 0)
+
+
+READERS: Final = web.AppKey[set[Reader]]("readers")
 
 
 async def read_feed(request: web.Request) -> web.StreamResponse:
@@ -36,8 +50,15 @@ async def _page(place: Cursor | None, limit: int) -> web.Response:
 async def _stream(request: web.Request, place: Cursor | None) -> web.StreamResponse:
     # What is wrong with the cursor is said before the stream begins: afterwards it could only break off.
     await events.feed_page(place, limit=1)
-    return await sse.stream(
-        request,
-        events.everything_after(place, live=True),
-        message=lambda shown: (shown[0], cursors.feed(shown[1])),
-    )
+    reader = Reader(request.match_info["pg_env"], place)
+
+    def message(shown: tuple[RecordedEvent, Cursor]) -> sse.Message:
+        event, behind = shown
+        reader.last = max(reader.last, event.event_id)
+        return event, cursors.feed(behind)
+
+    request.app[READERS].add(reader)
+    try:
+        return await sse.stream(request, events.everything_after(place, live=True), message=message)
+    finally:
+        request.app[READERS].discard(reader)

@@ -23,6 +23,16 @@ _RENAMED: Final = {"type": "event_type", "title": "event_title", "status": "even
 log = logging.getLogger(__name__)
 
 
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document. Beside these members it has those that this one problem needs."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    pointer: str | None = None
+
+
 class Refusal(DamadError):
     """What HTTP itself refuses: only this front raises these."""
 
@@ -66,6 +76,14 @@ class BodyTimeout(Refusal):
     closes = True
 
 
+class PreconditionFailed(Refusal):
+    """If-Match names another version than the context has."""
+
+    status = 412
+    problem = "precondition-failed"
+    title = "The context has changed"
+
+
 class TooLarge(Refusal):
     """The body is over max_body, as it was sent or as it would be read back."""
 
@@ -97,6 +115,15 @@ class Misdirected(Refusal):
     status = 421
     problem = "misdirected"
     title = "Not the host that was asked for"
+
+
+class NotReady(Refusal):
+    """Something that damad needs is not there, or too slow."""
+
+    status = 503
+    problem = "not-ready"
+    title = "Not ready"
+    headers: ClassVar[Mapping[str, str]] = {hdrs.RETRY_AFTER: RETRY_AFTER}
 
 
 class HttpVersion(Refusal):

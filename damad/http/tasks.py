@@ -7,7 +7,7 @@ from aiohttp import web
 
 from damad import context, tasks
 from damad.errors import InvalidInput
-from damad.http import cursors, wire
+from damad.http import conditions, cursors, wire
 from damad.model.lifecycle import TASK_STATES
 from damad.model.shape import fit
 
@@ -37,7 +37,7 @@ async def queue_tasks(request: web.Request) -> web.Response:
     """POST /tasks: queues one or an array of them, all or none."""
     wire.query(request, wire.NoQuery)
     asked, many = wire.one_or_many(await wire.read_json(request))
-    requests = [_task_request(item, pointer) for pointer, item in asked]
+    requests = _keyed([_task_request(item, pointer) for pointer, item in asked], conditions.idempotency_key(request))
     try:
         queued = await tasks.queue_many(requests, pointer="/0" if many and len(requests) == 1 else "")
     except InvalidInput as refusal:
@@ -94,6 +94,19 @@ def _task_request(item: Any, pointer: str) -> tasks.TaskRequest:
         meta=fields.meta,
         settings=settings,
     )
+
+
+def _keyed(requests: list[tasks.TaskRequest], key: str | None) -> list[tasks.TaskRequest]:
+    """The one request with the key of the header as its idempotency_key."""
+    if key is None:
+        return requests
+    header = conditions.IDEMPOTENCY_KEY
+    if len(requests) > 1:
+        raise InvalidInput(f"{header} names one task; give each of several its own idempotency_key", header=header)
+    settings = requests[0].settings
+    if settings.get("idempotency_key", key) != key:
+        raise InvalidInput(f"{header} and idempotency_key name different keys", header=header)
+    return [msgspec.structs.replace(requests[0], settings={**settings, "idempotency_key": key})]
 
 
 def _placed(refusal: InvalidInput, requests: list[tasks.TaskRequest], many: bool) -> InvalidInput:

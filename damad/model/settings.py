@@ -14,7 +14,8 @@ from damad import units
 from damad.errors import InvalidInput
 from damad.model import shape
 
-_DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce")
+DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce")
+"""The settings that are durations: numbers of seconds, and read as people write them."""
 _STARTS = ("start_after", "start_by")
 _TEXTS = ("worker", "idempotency_key", "singleton_key", "work_dir")
 _INTEGERS = ("priority", "retry_limit")
@@ -60,7 +61,7 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
         if name not in NAMES:
             raise InvalidInput(f"there is no task setting {name!r}", pointer=shape.child(pointer, name), setting=name)
     plain = {name: value for name, value in given.items() if value is not None}
-    for name in _DURATIONS:
+    for name in DURATIONS:
         if name in plain:
             plain[name] = units.duration(plain[name], pointer=f"{pointer}/{name}")
     for name in _STARTS:
@@ -162,7 +163,7 @@ def decode(recorded: Any) -> TaskSettings:
 
 def _recorded(name: str, value: Any) -> Any:
     """A setting out of the log. Plain SQL writes durations as people do, and numbers as texts too."""
-    if name in (*_DURATIONS, *_INTEGERS):
+    if name in (*DURATIONS, *_INTEGERS):
         plain = from_texts({name: value}) if isinstance(value, str) else {name: value}
         return parse({"worker": "-", **plain})[name]
     msgspec.convert({"worker": "", name: value}, TaskSettings)
