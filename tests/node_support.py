@@ -2,9 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,10 +18,14 @@ def node() -> str | None:
     return shutil.which("node")
 
 
-def path_with_node() -> dict[str, str]:
-    """The environment in which damad finds it."""
+@contextmanager
+def node_on_the_path() -> Iterator[None]:
+    """Inside, this process and what it starts find it."""
     program = node()
-    return {} if program is None else {"PATH": f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}"}
+    assert program is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}")
+        yield
 
 
-needs_node: Any = pytest.mark.skipif(node() is None, reason="Node.js is not installed")
+needs_node = pytest.mark.skipif(node() is None, reason="Node.js is not installed")

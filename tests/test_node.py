@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, daemon_on, gone, site_of
-from node_support import needs_node, path_with_node
+from node_support import needs_node, node_on_the_path
 from worker_support import Outcome
 
 from damad import processes
@@ -24,10 +24,11 @@ names = count(1)
 async def daemon(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daemon]:
     """One daemon for all; it retries nothing unless a task says so."""
     settings = {"DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0", "DAMAD_MAX_BODY": str(MAX_BODY), "DAMAD_GRACE": "1s"}
-    settings |= path_with_node()
-    async with site_of(tmp_path_factory.mktemp("node"), template, **settings) as site, daemon_on(site) as daemon:
-        yield daemon
-        await site.verified()
+    folder = tmp_path_factory.mktemp("node")
+    with node_on_the_path():
+        async with site_of(folder, template, **settings) as site, daemon_on(site) as daemon:
+            yield daemon
+            await site.verified()
 
 
 @pytest.fixture

@@ -77,6 +77,21 @@ def test_a_file_of_no_known_language_is_refused(root: Path, name: str) -> None:
         resolve(name, (root,))
 
 
+@pytest.mark.parametrize("name", ["run.js", "run.mjs", "run.ts"])
+def test_a_worker_for_node_is_refused_where_there_is_none(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    a_worker(root / name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InvalidWorker, match=r"Node\.js") as refused:
+        resolve(name, (root,), pointer="/worker")
+    assert (refused.value.status, refused.value.pointer) == (422, "/worker")
+    program = tmp_path / "node"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert resolve(name, (root,)) == root / name
+
+
 def test_a_link_is_what_it_points_to(root: Path, tmp_path: Path) -> None:
     (root / "inside.py").symlink_to("hello.py")
     (root / "out.py").symlink_to(tmp_path / "outside.py")

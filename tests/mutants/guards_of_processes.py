@@ -101,6 +101,20 @@ GUARDS = (
         (f"{HEARD}::test_a_listener_that_hears_again_pauses_but_briefly_the_next_time",),
     ),
     Guard(
+        "a worker for Node.js is refused where there is none",
+        WORKERFILE,
+        "if runs_on_node(path) and node() is None:",
+        "if False:",
+        (f"{FILES}::test_a_worker_for_node_is_refused_where_there_is_none",),
+    ),
+    Guard(
+        "node ends with the process that it belongs to",
+        "damad/runner/node_shim.mjs",
+        'lines.on("close", () => process.kill(process.pid, "SIGKILL"));',
+        "",
+        ("tests/test_node_commands.py::test_node_ends_with_damads_process_also_where_nobody_is_left_to_end_it",),
+    ),
+    Guard(
         "damad's own loop knows its socket",
         "damad/background.py",
         "self._numbers = [self._selector.fileno(), *self._selector.get_map()]",
