@@ -66,16 +66,18 @@ async def runs(site: Site, worker: str) -> bool:
     return [task.worker for task in await site.store().tasks(limit=1)] == [worker]
 
 
-async def test_node_ends_with_damads_process_also_where_nobody_is_left_to_end_it(site: Site) -> None:
+async def test_node_ends_with_damads_process_also_where_nobody_is_left_to_end_it(site: Site, tmp_path: Path) -> None:
     source = """
-        export default async (event, damad) => {
-            await damad.dispatch({ type: ":HERE", payload: process.pid });
+        import { mkdirSync } from "node:fs";
+        export default async (event) => {
+            mkdirSync(`${event.payload}/${process.pid}`);
             await new Promise((go) => setTimeout(go, 1e6));
         };
     """
-    runner, id_ = Runner(site), await site.queue(site.worker(source, "left.mjs"), retry_limit=0)
+    runner, id_ = Runner(site), await site.queue(site.worker(source, "left.mjs"), str(tmp_path))
     run = await runner.start(id_, await runner.claim(id_))
-    node = processes.identify((await site.event(id_, ":HERE")).payload)
+    await until(lambda: any(tmp_path.iterdir()))
+    node = processes.identify(int(next(tmp_path.iterdir()).name))
     known = records.read_processes(run)
     assert node is not None and known is not None
     for process in known:
