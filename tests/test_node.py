@@ -234,6 +234,12 @@ async def test_expire_in_ends_an_attempt_with_kind_timeout(daemon: Daemon, site:
     await daemon.quiet()
 
 
+async def test_a_worker_that_promised_to_beat_can_and_is_ended_where_it_is_silent(site: Site) -> None:
+    assert (await run_main(site, "await damad.heartbeat(); return {};", heartbeat=3600)).result == {}
+    silent = "await new Promise((go) => setTimeout(go, 1e6));"
+    assert (await run_main(site, silent, heartbeat=1)).error["kind"] == "timeout"
+
+
 # --- what a worker is given ---
 
 
