@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from daemon_support import until
+from daemon_support import SOON, until
 
 from damad import errors, queues, tasks
 from damad.config import Config
@@ -288,6 +288,16 @@ async def test_what_is_not_mentioned_stays_as_it_was_set(ctx: EtlContext) -> Non
     after = await queues.change("etl", {"key_concurrency": 1, "retry_limit": 1})
     assert (after.global_concurrency, after.rate, after.key_concurrency) == (2, "5/1s", 1)
     assert after.settings == {"priority": 3, "retry_limit": 1}
+
+
+async def test_a_change_is_announced_to_the_daemons(ctx: EtlContext, plain: "asyncpg.Connection[Any]") -> None:
+    heard = asyncio.Event()
+    await plain.add_listener("DAMAD_TASK", lambda *_: heard.set())
+    for _ in range(2):  # a queue that is made, and one that is there
+        await queues.change("etl", {"concurrency": 1})
+        async with asyncio.timeout(SOON):
+            await heard.wait()
+        heard.clear()
 
 
 @pytest.mark.parametrize(

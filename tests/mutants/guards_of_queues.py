@@ -129,7 +129,7 @@ GUARDS = (
         "damad/eventstore/queries/change_queue.sql",
         "SELECT pg_notify('DAMAD_TASK', '') FROM changed",
         "SELECT FROM changed",
-        (f"{LIMITS}::test_a_daemon_leaves_a_paused_queue_alone_and_takes_it_up_again_when_it_is_resumed",),
+        (f"{QUEUES}::test_a_change_is_announced_to_the_daemons",),
     ),
     Guard(
         "a queue that somebody holds keeps no other waiting",
