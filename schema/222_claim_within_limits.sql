@@ -158,7 +158,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
 
       LOOP
         chosen := data_manager.within_limits(
-          found, least(slots, floor(remaining + 0.000001)::integer), shared, host_id, now, leave_out, only_ids);
+          found, least(slots, floor(remaining + 0.000002)::integer), shared, host_id, now, leave_out, only_ids);
         SELECT coalesce(array_agg(free.etl_context_id), '{}') INTO claimed FROM (
           SELECT t.etl_context_id
             FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)

@@ -1,7 +1,7 @@
 """Queues as data: what is set for them, what is in them, and the limits within which they are claimed from."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,8 +55,8 @@ async def retrying(store: EventStore, *keys: str | None, **settings: Any) -> lis
     return ids
 
 
-async def claim(schedule: Schedule, slots: int = 100, only: Sequence[int] | None = None) -> list[int]:
-    claimed = await schedule.claim_within_limits(FreeSlots("etl", slots), holder="me", lease=60.0, only=only)
+async def claim(schedule: Schedule, slots: int = 100) -> list[int]:
+    claimed = await schedule.claim_within_limits(FreeSlots("etl", slots), holder="me", lease=60.0)
     return [task.etl_context_id for task in claimed]
 
 
@@ -211,10 +211,7 @@ async def test_a_queue_that_somebody_holds_keeps_no_other_waiting(
     await queued(store, None)
     (free,) = await queued(store, None, queue="zoo")
     impatient = Database("local", dsn, lock_timeout=0.2)
-    claims = Claims(
-        EventStore(impatient), Schedule(impatient, HOST), settings=Config(state_dir=tmp_path), holder="me",
-        clock=Clock(), bulkhead=Bulkhead(),
-    )  # fmt: skip
+    claims = claims_of(impatient, tmp_path)
     async with plain.transaction():
         await plain.execute("SELECT FROM data_manager.dama_queues WHERE name = 'etl' FOR UPDATE")
         assert [task.etl_context_id for task in await claims.fill({}, [])] == [free]
@@ -268,12 +265,33 @@ async def test_who_does_not_know_of_a_limit_claims_nothing(
     assert len(await claim(schedule)) == 1
 
 
-async def test_subtasks_that_are_claimed_alone_keep_within_the_limits_too(
-    ctx: EtlContext, store: EventStore, schedule: Schedule
+def claims_of(database: Database, folder: Path, host: str | None = HOST) -> Claims:
+    """What a supervisor claims with."""
+    return Claims(
+        EventStore(database), Schedule(database, host or HOST), settings=Config(state_dir=folder), holder="me",
+        clock=Clock(), bulkhead=Bulkhead(),
+    )  # fmt: skip
+
+
+async def test_subtasks_that_run_without_a_daemon_keep_to_what_is_set_for_their_queues(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, tmp_path: Path
 ) -> None:
-    await queues.change("etl", {"key_concurrency": 1})
-    _, mine, also_mine = await queued(store, "a", "b", "b")
-    assert await claim(schedule, only=[mine, also_mine]) == [mine]
+    for name, fields in {
+        "etl": {"key_concurrency": 1},
+        "still": {"paused": True},
+        "narrow": {"concurrency": 2},
+    }.items():
+        await queues.change(name, fields)
+    parent = await tasks.queue("ok.py")
+    (other,) = await queued(store, "b")
+    here = {"parent_context_id": parent}
+    of_a_key = [await tasks.queue("ok.py", queue="etl", concurrency_key="a", **here) for _ in range(2)]
+    await tasks.queue("ok.py", queue="still", **here)
+    narrow = [await tasks.queue("ok.py", queue="narrow", **here) for _ in range(3)]
+    claims = claims_of(store.database, tmp_path, ctx.here.host_id)
+    claims.learn((await schedule.held()).queues)
+    assert await claims.descendants(parent, []) == {of_a_key[0], *narrow[:2]}
+    assert other not in await claims.descendants(parent, [])
 
 
 async def test_what_is_set_for_a_queue_wins_over_what_the_host_says_and_can_be_taken_back(ctx: EtlContext) -> None:

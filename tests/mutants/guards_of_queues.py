@@ -99,7 +99,7 @@ GUARDS = (
     Guard(
         "a rate bounds what begins",
         LIMITED,
-        "least(slots, floor(remaining + 0.000001)::integer)",
+        "least(slots, floor(remaining + 0.000002)::integer)",
         "slots",
         (f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",),
     ),
