@@ -116,6 +116,40 @@ async def test_half_a_body_is_408_when_its_time_is_over(template: str, tmp_path)
             assert (head[:12], json.loads(body)["type"]) == (b"HTTP/1.1 408", "urn:damad:problem:body-timeout")
 
 
+@pytest.mark.parametrize(
+    "sent", [b"G", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"]
+)
+async def test_half_a_head_is_408_when_its_time_is_over(template: str, tmp_path, sent: bytes) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), body_timeout=0.2) as hasty:
+        head, body = await raw(hasty, sent)
+        assert (head[:12], json.loads(body)["type"]) == (b"HTTP/1.1 408", "urn:damad:problem:head-timeout")
+
+
+async def test_half_a_head_after_a_request_is_408_too(template: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), body_timeout=0.2) as hasty:
+        reader, writer = await asyncio.open_connection(hasty.addresses.host, hasty.addresses.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(SOON):
+            assert await reader.readuntil(b"}") != b""
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: local")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_a_head_that_comes_byte_by_byte_has_no_more_time(template: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with running(tmp_path, await new_database(template), body_timeout=0.2) as hasty:
+        reader, writer = await asyncio.open_connection(hasty.addresses.host, hasty.addresses.port)
+        answer = asyncio.create_task(reader.readline())
+        writer.write(b"GET /")
+        async with asyncio.timeout(SOON):
+            while not answer.done():
+                writer.write(b"x")
+                async with hasty.get("/healthz") as response:
+                    assert response.status == 200
+        assert answer.result() == b"HTTP/1.1 408 Request Timeout\r\n"
+        writer.close()
+
+
 async def test_a_chunked_body_that_breaks_off_is_400(house: House) -> None:
     chunked = _head("POST", "/v1/main/tasks", "Transfer-Encoding: chunked")
     for bad in (b"1\r\n{zz\r\n", b"zz\r\n", b"-1\r\n"):

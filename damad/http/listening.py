@@ -1,7 +1,8 @@
 """Listens: on a TCP port, and on a Unix socket in the state folder that only its owner can open.
 
-Connections are made by a protocol of our own, for two reasons: it knows by which of the two doors somebody came, and
-it answers what is no HTTP with a problem document and no traceback in the log.
+Connections are made by a protocol of our own, for three reasons: it knows by which of the two doors somebody came, it
+answers what is no HTTP with a problem document and no traceback in the log, and it does not wait for ever for the other
+half of a request's head.
 """
 
 import asyncio
@@ -22,10 +23,11 @@ from aiohttp import web
 from damad.config import Config
 from damad.errors import ConfigError, DamadError
 from damad.http import problems
+from damad.http.wire import SETTINGS
 
 SOCKET_NAME: Final = "damad.sock"
 IDLE_TIMEOUT: Final = 75.0
-"""Seconds until a connection on which nothing, or half a request's head, arrives is closed."""
+"""Seconds until a connection on which nothing arrives is closed."""
 SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that requests in hand have left when the server ends; long waits end at once (shutdown.py)."""
 _LINGER: Final = 2.0
@@ -55,9 +57,11 @@ class Protocol(web.RequestHandler):
     who was let in here for what they said (auth.py).
     """
 
-    __slots__ = ("let_in", "trusted")
+    __slots__ = ("_head_timeout", "_late", "let_in", "trusted")
 
-    def __init__(self, server: web.Server, *, trusted: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, *, trusted: bool, head_timeout: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -70,6 +74,33 @@ class Protocol(web.RequestHandler):
         )
         self.trusted = trusted
         self.let_in = b""
+        self._head_timeout = head_timeout
+        self._late: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what arrives. From the first bytes of a head its time runs, however many more come one by one."""
+        super().data_received(data)
+        if self._messages or self._current_request is not None:
+            self._forget_the_time()
+        elif self._late is None and (self._waiter is not None or not self._request_count):
+            self._late = self._loop.call_later(self._head_timeout, self._say_that_it_is_late)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone."""
+        self._forget_the_time()
+        super().connection_lost(exc)
+
+    def _forget_the_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _say_that_it_is_late(self) -> None:
+        self._late = None
+        if self.transport is not None and not self._messages and self._current_request is None:
+            late = problems.HeadTimeout(f"the head of the request did not arrive within {self._head_timeout:g} s")
+            self.transport.write(problems.as_bytes(late))
+            self.force_close()
 
     def handle_error(
         self,
@@ -142,7 +173,7 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
     await runner.setup()
     server = runner.server
     assert server is not None
-    connect = partial(Protocol, server, loop=loop)
+    connect = partial(Protocol, server, head_timeout=app[SETTINGS].body_timeout, loop=loop)
     doors.connect = partial(connect, trusted=False)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)

@@ -6,6 +6,7 @@ aiohttp's own refusals (404, 405). What cannot be parsed as HTTP never gets here
 
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -73,6 +74,15 @@ class BodyTimeout(Refusal):
     status = 408
     problem = "body-timeout"
     title = "The body took too long"
+    closes = True
+
+
+class HeadTimeout(Refusal):
+    """The head of a request did not arrive in its time."""
+
+    status = 408
+    problem = "head-timeout"
+    title = "The head took too long"
     closes = True
 
 
@@ -167,6 +177,16 @@ def response(error: DamadError) -> web.Response:
     if isinstance(error, Refusal) and error.closes:
         answer.force_close()
     return answer
+
+
+def as_bytes(error: DamadError) -> bytes:
+    """The answer as it goes over the line, to who has not even asked yet. The connection is closed after it."""
+    body = msgspec.json.encode(document(error))
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def document(error: DamadError) -> dict[str, Any]:
