@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest_asyncio
 from daemon_support import PG_ENV, Daemon, Site, daemon_on, site_of, until
+from node_support import needs_node, node_on_the_path
 
 from damad import processes
+from damad.testing.trials import Trials
 
 WORKERS = Path(__file__).parent.parent / "workers"
 CAIRNS = {
@@ -47,8 +49,27 @@ async def result(site: Site, worker: str, payload: dict) -> dict:
     return (await site.events(id_, ":FINAL"))[0].payload
 
 
-async def test_hello_greets_whom_the_payload_names(daemon: Daemon) -> None:
-    assert await result(daemon.site, "hello.py", {"name": "world"}) == {"greeting": "hello world"}
+def test_hello_greets_whom_the_payload_names(damad: Trials) -> None:
+    trial = damad.run_worker(WORKERS / "hello.py", {"name": "world"})
+    assert trial.result == {"greeting": "hello world"}
+    trial.assert_events(":FINAL")
+
+
+@needs_node
+def test_the_stops_of_a_feed_become_geojson(damad: Trials) -> None:
+    with node_on_the_path():
+        trial = damad.run_worker(WORKERS / "gtfs_stops.mjs", {"path": "data/cairns_gtfs.zip"})
+        refused = damad.run_worker(WORKERS / "gtfs_stops.mjs", {"path": "README.md"}, retry_limit=5)
+    assert trial.payloads("gtfs:STOPS_READ") == [{"rows": CAIRNS["stops"]}]
+    trial.assert_events("gtfs:STOPS_READ", ":FINAL")
+    assert len(trial.result["features"]) == CAIRNS["stops"]
+    assert trial.result["features"][0] == {
+        "type": "Feature",
+        "id": "750000",
+        "geometry": {"type": "Point", "coordinates": [145.668217, -16.74359]},
+        "properties": {"name": "Cedar Rd (Palm Cove) - Hail and Ride Location"},
+    }
+    assert (refused.state.state, refused.error["message"]) == ("failed", "NoRetry: the feed is no zip file")
 
 
 async def test_fizzbuzz_with_40_subtasks_and_chaos_ends_right(daemon: Daemon) -> None:
@@ -103,8 +124,6 @@ async def test_a_gtfs_load_that_is_killed_in_the_middle_of_stop_times_ends_with_
     assert len(summary["busiest_stops"]) == 5
 
 
-async def test_a_feed_that_is_none_fails_at_once(daemon: Daemon) -> None:
-    site = daemon.site
-    id_ = await site.queue("gtfs_load.py", {"path": "README.md", "schema": "cairns"})
-    state = await site.ended(id_)
-    assert (state.state, state.attempt) == ("failed", 1)
+def test_a_feed_that_is_none_fails_at_once(damad: Trials) -> None:
+    trial = damad.run_worker(WORKERS / "gtfs_load.py", {"path": "README.md", "schema": "cairns"}, retry_limit=5)
+    assert (trial.state.state, trial.state.attempt, trial.error["type"]) == ("failed", 1, "NoRetry")

@@ -17,19 +17,23 @@ _PREFIX: Final = "damad_bench_"
 
 
 @asynccontextmanager
-async def scratch(beside: Database, pg_env: str, *, max_size: int) -> AsyncIterator[Database]:
+async def scratch(
+    beside: Database, pg_env: str, *, max_size: int, template: str | None = None
+) -> AsyncIterator[Database]:
     """A new database with damad's schema, under the name of that pg_env. At the end it is dropped, whoever is in it.
 
+    template: the name of a database that has the schema and that nobody is in; the new one is a copy of it.
     Raises ConfigError where the role may not make one, and Unavailable.
     """
     name = f"{_PREFIX}{uuid4().hex[:12]}"
-    await _execute(beside, f"CREATE DATABASE {name}")
+    await _execute(beside, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
     database = Database(
         pg_env, urlunsplit(urlsplit(beside.dsn)._replace(path=f"/{name}")), application_name="damad bench",
         max_size=max_size,
     )  # fmt: skip
     try:
-        await migrate(database)
+        if template is None:
+            await migrate(database)
         yield database
     finally:
         await database.close()

@@ -154,7 +154,7 @@ def _begin(attempt: Attempt, report: _Report) -> None:
 def _run(attempt: Attempt, report: _Report, debug: str | None) -> int:
     process = os.getpid()
     with _renewed(attempt) if attempt.claim.shared else contextlib.nullcontext():
-        result = _run_main(attempt, debug)
+        result = run_main(attempt, debug)
         if os.getpid() != process:
             os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -183,7 +183,11 @@ def _renewed(attempt: Attempt) -> Iterator[None]:
         renewal.cancel()
 
 
-def _run_main(attempt: Attempt, debug: str | None) -> Event | Failure:
+def run_main(attempt: Attempt, debug: str | None = None) -> Event | Failure:
+    """What became of the worker's `main`, called in this process. `debug`: the name of a debugger.
+
+    Raises Terminated, and Ended where node ended without a word.
+    """
     worker = Path()
     try:
         worker = attempt.find_worker()

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 from damad import background, context, events, tasks, workerfile
 from damad.errors import DamadError
 from damad.model import json_value
+from damad.model.retry import Failure
 from damad.runner.load import NotLoaded
 from damad.runner.outcome import Thrown, Unrecordable
 
@@ -42,6 +43,14 @@ class Ended(BaseException):
     def __init__(self, code: int) -> None:
         super().__init__(f"signal {-code}" if code < 0 else f"exit code {code}")
         self.code = code
+
+    def failure(self, attempt: int) -> Failure:
+        """What its exit record would prove, for whoever does not end with it."""
+        if self.code < 0:
+            message = f"the process was killed by signal {-self.code}"
+            return Failure(attempt=attempt, kind="signal", message=message, signal=-self.code)
+        message = f"the process ended with exit code {self.code} and no report"
+        return Failure(attempt=attempt, kind="exit", message=message, exit_code=self.code)
 
     def follow(self) -> NoReturn:
         """Ends this process as node ended."""
