@@ -232,11 +232,11 @@ class Site:
     def at_work(self, *but: int) -> dict[int, str]:
         """Every living process of this site but those, and but the fork servers and parents that wait for a run."""
         others = {pid: line for pid, line in self.processes().items() if pid not in but}
-        return {pid: line for pid, line in others.items() if _name(pid) not in _WAITING or _has_a_run(pid)}
+        return {pid: line for pid, line in others.items() if name_of(pid) not in _WAITING or _has_a_run(pid)}
 
     def runners(self) -> list[int]:
         """The processes that start runs, or wait beside one."""
-        return [pid for pid in self.processes() if _name(pid) in _WAITING]
+        return [pid for pid in self.processes() if name_of(pid) in _WAITING]
 
     async def quiet(self, *but: int) -> None:
         """Returns once no process of this site is left but those, and what those keep waiting for a run."""
@@ -246,9 +246,7 @@ class Site:
         """Ends every process of this site, and its embedded Postgres if it had one."""
         for database in self.databases.values():
             await database.close()
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(*self.processes())
         await self.quiet()
         if (self.state_dir / "postgres").exists():
             await asyncio.to_thread(_stop, EmbeddedPostgres(self.state_dir))
@@ -309,7 +307,8 @@ class Daemon:
         await self.site.quiet(self.pid)
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """What a process calls itself, or nothing once it has ended."""
     return _read(pid, "comm").strip()
 
 
@@ -359,6 +358,13 @@ async def until(
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"it did not happen within {within} s: {shown()}") from None
+
+
+def kill(*pids: int) -> None:
+    """Kills processes, any of which may come to its own end meanwhile."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 async def gone(process: Process) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, gone, site_of
+from daemon_support import SOON, Daemon, Site, gone, kill, site_of
 
 from damad import processes
 
@@ -282,8 +282,7 @@ async def test_a_task_that_died_with_its_daemon_is_taken_up_and_one_that_lives_i
         done = await site.damad("run", "--context", str(id_))
         assert (done.code, done.out) == (2, "") and "running" in done.err
         assert processes.alive(worker)
-        for pid in site.processes():
-            os.kill(pid, signal.SIGKILL)
+        kill(*site.processes())
         await site.quiet()
     done = await site.damad("run", "--context", str(id_))
     assert done.code == 0, done.err

@@ -1,7 +1,6 @@
 """A daemon that dies, stops, or starts again: its workers go on, and the next one finds them by their records."""
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import SOON, Daemon, Site, gone, site_of
+from daemon_support import SOON, Daemon, Site, gone, kill, site_of
 
 from damad import processes
 
@@ -160,8 +159,7 @@ async def test_a_pid_that_a_stranger_took_over_is_not_taken_for_the_worker(daemo
         await daemon.kill()
         (fence,) = {event.payload["fence"] for event in await site.events(id_, "dama/task:CLAIMED")}
         run = site.state_dir / "runs" / "local" / f"{id_}.{fence}"
-        for pid in site.processes():
-            os.kill(pid, signal.SIGKILL)
+        kill(*site.processes())
         await gone(worker)
         stranger = processes.myself()
         record = (run / "process.json").read_text().replace(str(worker.pid), str(stranger.pid))

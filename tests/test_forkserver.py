@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Site, site_of, until
+from daemon_support import Daemon, Site, kill, name_of, site_of, until
 
 from damad import processes
 from damad.runner import forkserver
@@ -78,7 +78,7 @@ async def test_many_at_once_have_one_fork_server(daemon: Daemon) -> None:
         ids = [await site.queue("hold.py", {"gate": str(gate.path)}) for _ in range(4)]
         for id_ in ids:
             await site.event(id_, ":HERE")
-        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in site.runners()]
+        names = [name_of(pid) for pid in site.runners()]
         assert (names.count("damad forks"), names.count("damad parent")) == (1, 4)
     for id_ in ids:
         await site.ended(id_)
@@ -149,9 +149,7 @@ async def test_a_fork_server_that_is_killed_costs_nothing_but_the_time_that_it_s
     site = daemon.site
     assert (await site.run(QUIET, 0)).result == {"n": 0}
     for turn in range(1, 4):
-        for pid in site.runners():
-            if Path(f"/proc/{pid}/comm").read_text().strip() == who:
-                os.kill(pid, signal.SIGKILL)
+        kill(*(pid for pid in site.runners() if name_of(pid) == who))
         assert (await site.run(QUIET, turn)).result == {"n": turn}
     await ends_clean(daemon)
 

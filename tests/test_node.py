@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -333,15 +334,17 @@ async def held(site: Site, before: str = "") -> tuple[int, processes.Process]:
     return id_, node
 
 
-async def test_a_cancelled_worker_hears_sigterm_once_and_may_still_dispatch(daemon: Daemon, site: Site) -> None:
+async def test_a_cancelled_worker_hears_sigterm_once_and_may_still_dispatch(template: str, tmp_path: Path) -> None:
     handler = 'process.once("SIGTERM", async () => { await damad.dispatch({ type: "x:TIDY" }); process.exit(0); });'
-    id_, node = await held(site, handler)
-    await site.cancel(id_)
-    assert (await site.ended(id_)).state == "cancelled"
-    assert not processes.alive(node)
-    assert [event.type for event in await site.events(id_)][-3:] == [
-        "dama/task:CANCEL_REQUESTED", "x:TIDY", "dama/task:CANCELLED",
-    ]  # fmt: skip
+    settings = {"DAMAD_GRACE": "10m"} | path_with_node()  # all the time that it needs
+    async with site_of(tmp_path, template, **settings) as site, daemon_on(site):
+        id_, node = await held(site, handler)
+        await site.cancel(id_)
+        assert (await site.ended(id_)).state == "cancelled"
+        assert not processes.alive(node)
+        assert [event.type for event in await site.events(id_)][-3:] == [
+            "dama/task:CANCEL_REQUESTED", "x:TIDY", "dama/task:CANCELLED",
+        ]  # fmt: skip
 
 
 async def test_a_cancelled_worker_that_ignores_sigterm_is_dead_before_that_is_said(site: Site) -> None:

@@ -175,6 +175,9 @@ async def test_a_second_daemon_of_one_host_is_refused_and_told_what_to_do(databa
                 pytest.fail("it serves")
         async with serving(database):  # another host
             pass
+    async with asyncio.timeout(SOON):
+        while await value(database, AS_HOST):  # Postgres hears of its end when it comes to it
+            pass
     async with serving(database, HOST):
         pass
 

@@ -8,7 +8,7 @@ from textwrap import dedent
 from uuid import uuid4
 
 import pytest
-from daemon_support import Daemon, Site, gone, until
+from daemon_support import Daemon, Site, gone, kill, until
 from resisting_workers import HERE, RESISTS
 from test_crash_points import EXCLUSIVE, check
 
@@ -293,8 +293,7 @@ async def test_a_worker_that_takes_all_memory_is_oom_and_the_others_go_on(
     with site.gate() as gate, site.gate() as full:
         others = await held(site, gate.path)
         memory.write_text(str(daemon.pid))
-        for pid in set(site.runners()) - set(site.at_work(daemon.pid)):
-            os.kill(pid, signal.SIGKILL)  # what is forked next has the daemon's group
+        kill(*set(site.runners()) - set(site.at_work(daemon.pid)))  # what is forked next has the daemon's group
         id_ = await site.queue(site.worker(source), {"gate": str(full.path)}, retry_limit=0)
         await site.event(id_, ":HERE")
         (memory.parent.parent / memory.name).write_text(str(daemon.pid))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Site, gone, site_of, until
+from daemon_support import Daemon, Site, gone, kill, site_of, until
 
 from damad import queues
 
@@ -157,8 +157,7 @@ async def test_the_tasks_of_a_lost_host_are_taken_over_whatever_they_were_at(
     running, cancelling = [await one.queue(one.worker(HOLDS_ONCE), queue=queue) for _ in range(2)]
     for id_ in (running, cancelling):
         await one.event(id_, "dama/task:STARTED")
-    for pid in one.processes():
-        os.kill(pid, signal.SIGKILL)  # the whole machine is gone
+    kill(*one.processes())  # the whole machine is gone
     await first.exits()
     await one.cancel(cancelling)
     await second.start()
