@@ -1,6 +1,7 @@
 """The daemon: puts the parts together and runs them as one group, until a signal asks it to stop.
 
-    configuration → state folder → port and socket → Postgres → schema → one TaskGroup {HTTP, supervisors, one a pg_env}
+    configuration → state folder → port and socket → Postgres → schema → one TaskGroup {HTTP, and for each pg_env a
+    supervisor and the ticks of its schedules}
 
 Stopping leaves the workers' processes alone: the next daemon finds them by their records.
 """
@@ -32,6 +33,7 @@ from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
 from damad.scheduler.runners import Runners
 from damad.scheduler.supervisor import Supervisor
+from damad.scheduler.ticks import Ticks
 
 log = structlog.get_logger()
 
@@ -178,7 +180,9 @@ async def _supervise(
     if not migrated:
         await _migrated(database, settings)
     brief = _database(database.pg_env, database.dsn, lock_timeout=SUPERVISOR_LOCK_TIMEOUT)
-    async with serving(database, host), brief as own:
+    async with serving(database, host), brief as own, asyncio.TaskGroup() as group:
+        ambient = _contexts([database], settings, host.host_id)[database.pg_env]
+        group.create_task(Ticks(ambient, poll_interval=settings.poll_interval).run())
         await Supervisor(database, settings, host.host_id, own=own, runners=runners, revive=revive).run()
 
 

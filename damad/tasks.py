@@ -5,7 +5,7 @@ Queueing a task *is* the append of its :INITIAL event, so it happens inside the 
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -84,9 +84,17 @@ def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
 
 def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
+    return new_task(asked, here, pointer=pointer)
+
+
+def new_task(
+    asked: TaskRequest, here: context.Host, *, pointer: str = "", marks: Mapping[str, Any] | None = None
+) -> NewTask:
+    """The task on its way into the log, whatever has become of its worker's file. `marks`: what damad itself says in
+    its settings. Raises InvalidInput."""
     parsed = settings.parse({"worker": asked.worker, **asked.settings}, pointer=pointer)
     defaults = here.queue(parsed.get("queue", "default")).defaults
-    recorded = {**defaults, **parsed}
+    recorded = {**defaults, **parsed, **(marks or {})}
     if from_queue := sorted(defaults.keys() - parsed.keys()):
         recorded["defaults"] = from_queue
     if here.host_id is not None:
@@ -122,15 +130,18 @@ async def status(etl_context_id: int | None = None) -> State:
     return await context.current().store.state(context.current_id() if etl_context_id is None else etl_context_id)
 
 
-async def cancel(etl_context_id: int) -> State:
+async def cancel(etl_context_id: int, *, terminate: bool = False) -> State:
     """Asks a task to stop. One that holds no process is cancelled at once; another is `cancelling` until it is dead.
+
+    terminate: its process is killed at once, without the grace to come to an end by itself.
 
     Raises Conflict for a task that ended or is being cancelled already, and for a context that is no task. Raises
     ContextBusy where somebody holds the context in an open transaction for too long: then the cancel is noted, the
     process is stopped first, and the events follow without being asked for again.
     """
     store = context.current().store
-    asked = Event(type="dama/task:CANCEL_REQUESTED", event_uuid=uuid4())
+    payload = {"terminate": True} if terminate else None
+    asked = Event(type="dama/task:CANCEL_REQUESTED", payload=payload, event_uuid=uuid4())
     while True:
         state = await _task(etl_context_id)
         if state.state in ENDED or state.state == "cancelling":

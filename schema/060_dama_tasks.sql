@@ -4,6 +4,7 @@
 -- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
 -- resumed: its next run goes on with the attempt it had, because a wait ended.
 -- start_by: when it fails unless it has begun by then; NULL once it did, or where nobody asked for that.
+-- schedule: the schedule that made it.
 CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
   etl_context_id    bigint PRIMARY KEY,
   worker            text NOT NULL,
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
   finished_at       timestamptz,
   progress          jsonb,
   error             jsonb,
+  schedule          text,
   start_by          timestamptz,
   singleton_key     text
 );
@@ -48,3 +50,5 @@ CREATE INDEX IF NOT EXISTS dama_tasks_late_idx
 CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_singleton_key
   ON data_manager.dama_tasks (singleton_key)
   WHERE singleton_key IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');
+CREATE INDEX IF NOT EXISTS dama_tasks_scheduled_idx
+  ON data_manager.dama_tasks (schedule) WHERE schedule IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');

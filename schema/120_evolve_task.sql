@@ -51,6 +51,7 @@ CREATE OR REPLACE FUNCTION data_manager.evolve_task(
              ELSE task.finished_at END,
         CASE kind WHEN 'PROGRESS' THEN payload ELSE task.progress END,
         CASE WHEN kind = 'ERROR' THEN payload WHEN kind IN ('REQUEUED', 'FINAL') THEN NULL ELSE task.error END,
+        task.schedule,
         CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN NULL ELSE task.start_by END,
         task.singleton_key
       FROM (

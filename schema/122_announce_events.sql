@@ -3,6 +3,7 @@
 --   ETL_CONTEXT_FINAL_EVENT  the original's channel: the context's id, when its :FINAL commits
 --   DAMAD_EVENT              ids of contexts, with commas between them, for every other reader of their events
 --   DAMAD_TASK               something changed that a scheduler may act upon
+--   DAMAD_SCHEDULE           a schedule is another one than before (065)
 
 -- Hints at events of some contexts: as many ids in each as a payload of 8000 bytes holds for certain.
 CREATE OR REPLACE FUNCTION data_manager.announce_contexts(ids bigint[])

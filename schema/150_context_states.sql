@@ -26,7 +26,7 @@ CREATE OR REPLACE VIEW data_manager.context_states AS
       t.pid,
       t.progress,
       t.error,
-      t.settings ->> 'schedule' AS schedule,
+      t.schedule,
       t.settings
     FROM data_manager.etl_contexts c
       LEFT JOIN data_manager.dama_tasks t USING (etl_context_id);

@@ -74,10 +74,10 @@ CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
           SELECT a.id, a.parent, a.source, 'OPEN', a.event_id, a.event_id, 1, a.moment, a.moment FROM asked a
       ), tasks AS (
         INSERT INTO data_manager.dama_tasks (etl_context_id, worker, queue, priority, settings, idempotency_key, state,
-                                             initial_event_id, run_at, home_host_id, start_by, singleton_key)
+                                             initial_event_id, run_at, home_host_id, start_by, singleton_key, schedule)
           SELECT t.etl_context_id, t.worker, t.queue, t.priority, t.settings, t.idempotency_key,
                  CASE WHEN t.run_at > a.moment THEN 'scheduled' ELSE t.state END, t.initial_event_id, t.run_at,
-                 t.home_host_id, t.start_by, t.singleton_key
+                 t.home_host_id, t.start_by, t.singleton_key, t.schedule
             FROM asked a,
               LATERAL data_manager.new_task(a.id, a.event_id, a.meta -> '__dama_task_manager__', a.moment) AS t
       ), events AS (

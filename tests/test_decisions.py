@@ -105,6 +105,12 @@ def test_each_cell_of_the_table_is_decided_so(state: str, process: str) -> None:
     assert TABLE[state, process] == decision(held(state), seen(process))
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_one_that_is_to_be_terminated_is_killed_at_once(process: str) -> None:
+    wanted = Kill(force=True) if process == ALIVE else TABLE["cancelling", process]
+    assert decision(held("cancelling", terminate=True), seen(process)) == wanted
+
+
 @pytest.mark.parametrize("state", sorted(set(TASK_STATES) - set(HELD_STATES)))
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_task_that_is_not_held_asks_for_nothing(state: str, process: str) -> None:

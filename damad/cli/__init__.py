@@ -26,6 +26,7 @@ _COMMANDS = {
     "looking:logs": "Print what a worker printed.",
     "queueing:cancel": "Ask a task to stop.",
     "queueing:retry": "Queue a failed or cancelled task again.",
+    "scheduling:schedules": "List schedules; add, remove, pause, resume, trigger one.",
     "checking:verify": "Compare every projection with its events.",
     "checking:doctor": "Look for what is wrong around the log, and say what to do.",
     "benching:bench": "Measure how fast damad is here, beside what this machine can do at best.",

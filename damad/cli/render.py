@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from damad.eventstore.schedules import Read
 from damad.eventstore.store import State, TaskState
 from damad.model.event import RecordedEvent
 from damad.queues import QueueState
@@ -70,6 +71,18 @@ def _limits(state: QueueState) -> str:
     said = {"in all": state.global_concurrency, "a key": state.key_concurrency}
     limits = [f"{number} {of_what}" for of_what, number in said.items() if number is not None]
     return ", ".join([*limits, *([state.rate] if state.rate else [])])
+
+
+def schedules(found: Sequence[Read]) -> None:
+    """A table of schedules."""
+    table = _table("name", "cron", "zone", "next", "worker")
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    for schedule, _ in found:
+        coming = "–" if schedule.next_tick is None else f"{schedule.next_tick.astimezone():%Y-%m-%d %H:%M:%S}"
+        shown = Text("paused", style="yellow") if schedule.paused else Text(coming)
+        table.add_row(schedule.name, schedule.cron, schedule.zone, shown, schedule.worker)
+    _print(table if found else "no schedules")
 
 
 def shown(

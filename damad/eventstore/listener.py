@@ -20,9 +20,11 @@ EVENT: Final = "DAMAD_EVENT"
 """Channel: an event was appended; the payload is its context's id, or several with commas between them."""
 TASK: Final = "DAMAD_TASK"
 """Channel: something changed that a scheduler may act upon."""
+SCHEDULE: Final = "DAMAD_SCHEDULE"
+"""Channel: a schedule is another one than before."""
 PING: Final = "DAMAD_PING"
 """Channel: the listener's own, by which it proves that hints arrive."""
-_CHANNELS: Final = (EVENT, TASK, PING)
+_CHANNELS: Final = (EVENT, TASK, SCHEDULE, PING)
 
 PING_INTERVAL: Final = 15.0
 """Seconds between the listener's proofs that its connection still carries."""

@@ -56,6 +56,7 @@ _BY_CONSTRAINT: Final = {
     "event_store_uuid_key": (EventUuidConflict, "the event_uuid is in the log already"),
     "etl_contexts_parent_context_id_fkey": (InvalidInput, "there is no such parent context"),
     "etl_contexts_source_id_fkey": (InvalidInput, "there is no such source"),
+    "dama_schedules_source_id_fkey": (InvalidInput, "there is no such source"),
 }
 
 _ONCE: Final = {"dama_tasks_idempotency_key": "idempotency_key", "dama_tasks_singleton_key": "singleton_key"}
@@ -129,7 +130,8 @@ def refusal(said: Said) -> DamadError:
     if constraint in _BY_CONSTRAINT:
         kind, message = _BY_CONSTRAINT[constraint]
         if kind is InvalidInput:
-            return InvalidInput(message, pointer=f"/{constraint.removeprefix('etl_contexts_').removesuffix('_fkey')}")
+            field = constraint.removeprefix("etl_contexts_").removeprefix("dama_schedules_").removesuffix("_fkey")
+            return InvalidInput(message, pointer=f"/{field}")
         return EventUuidConflict(message)
     return DamadError(f"Postgres refused: {line} ({state})")
 

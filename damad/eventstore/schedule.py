@@ -16,7 +16,7 @@ from damad.model.queue import StoredQueue
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed, running or cancelling task of a host, with its lease. `started`: the payload of its STARTED event ·
     `beaten_at`: when a worker that promised to beat was heard of last · `cancel_wanted`: somebody wants it cancelled,
-    and could not say so in the log yet."""
+    and could not say so in the log yet · `terminate`: its process is to be killed at once."""
 
     etl_context_id: int
     version: int
@@ -34,6 +34,7 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     started: dict[str, Any] | None
     beaten_at: datetime | None
     cancel_wanted: bool = False
+    terminate: bool = False
 
 
 class Holding(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from damad.http import (
     problems,
     queues,
     reference,
+    schedules,
     tasks,
     wire,
 )
@@ -44,6 +45,13 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     (hdrs.METH_POST, "/contexts/{id}/cancel", tasks.cancel_task),
     (hdrs.METH_POST, "/contexts/{id}/retry", tasks.retry_task),
     (hdrs.METH_GET, "/contexts/{id}/logs", logs.read_log),
+    (hdrs.METH_GET, "/schedules", schedules.list_schedules),
+    (hdrs.METH_POST, "/schedules", schedules.add_schedule),
+    (hdrs.METH_GET, "/schedules/{name}", schedules.read_schedule),
+    (hdrs.METH_PATCH, "/schedules/{name}", schedules.change_schedule),
+    (hdrs.METH_DELETE, "/schedules/{name}", schedules.remove_schedule),
+    (hdrs.METH_POST, "/schedules/{name}/trigger", schedules.trigger_schedule),
+    (hdrs.METH_POST, "/schedules/{name}/backfill", schedules.backfill_schedule),
 )
 """The routes of a pg_env: method, path below its root, handler. They are tried in this order: the busiest is first."""
 

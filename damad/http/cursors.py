@@ -1,6 +1,7 @@
 """Cursors: where a reader is, as a text that only damad reads.
 
-A place is a kind and some numbers: ["tasks", before this id], ["context", id, after this version], or
+A place is a kind and some numbers: ["tasks", before this id], ["context", id, after this version],
+["schedules", the bytes of the name after which it goes on], or
 ["tree", id, context, version, context, version, …], the last version seen of each context of the tree. Nothing less
 will do for a tree: events of different contexts commit in another order than that of their ids. Of the feed it is
 ["feed", …] and what eventstore/feed.py compares: snapshots, and not numbers only.
@@ -33,6 +34,19 @@ def read_tasks(text: str) -> int:
     if len(numbers) != 1:
         raise _no_cursor()
     return numbers[0]
+
+
+def schedules(name: str) -> str:
+    """After a page of schedules."""
+    return _encode("schedules", [*name.encode()])
+
+
+def read_schedules(text: str) -> str:
+    """The name after which the next page begins. Raises InvalidInput."""
+    try:
+        return bytes(_decode(text, "schedules")).decode()
+    except ValueError:
+        raise _no_cursor() from None
 
 
 def context(etl_context_id: int, version: int) -> str:

@@ -123,6 +123,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     error: Any = None
     start_by: datetime | None = None
     singleton_key: str | None = None
+    schedule: str | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +218,7 @@ def _new_task(event: LoggedEvent) -> Task:
         home_host_id=None if host_id is None else UUID(host_id),
         start_by=None if start_by is None else _moment_or_after(start_by, created),
         singleton_key=given.get("singleton_key"),
+        schedule=given["schedule"] if isinstance(given.get("schedule"), str) else None,
     )
 
 

@@ -5,7 +5,7 @@
     claimed           ended or lost        Release: a claim that did not start burns nothing
     running           alive                Kill once expire_in is over, or once it was silent for its heartbeat
     running           ended or lost        Conclude: the failure that the exit record proves
-    cancelling        alive                Kill
+    cancelling        alive                Kill; by force at once where the cancel says so
     cancelling        absent/ended/lost    Cancelled: it is seen dead
     cancel wanted     whatever             as if the log said cancelling: what it cannot say yet is done first
     anything else     alive                Kill: its task has ended or was taken over, and it had its grace
@@ -67,6 +67,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     claimer_dead: bool = False
     lease_over: bool = False
     cancel_wanted: bool = False
+    terminate: bool = False
     started_at: datetime | None = None
     beaten_at: datetime | None = None
 
@@ -126,6 +127,8 @@ def decide(held: Held, seen: Observed, *, now: datetime, grace: float, failed_la
             return _kill(seen, now, grace, why) if why or _expired(held, now) else None
         case "running":
             return Conclude(failure_of(held, seen))
+        case "cancelling" if seen.process == ALIVE and held.terminate:
+            return Kill(force=True)
         case "cancelling" if running:
             return _kill(seen, now, grace) if seen.process == ALIVE else None
         case "cancelling":

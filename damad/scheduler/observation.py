@@ -247,6 +247,7 @@ def held_task(task: HeldTask, me: str, host_id: str, *, back_since: datetime | N
         claimer_dead=claimer is not None and not processes.alive(claimer),
         lease_over=task.lease_over is not False,
         cancel_wanted=task.cancel_wanted,
+        terminate=task.terminate,
         started_at=task.started_at,
         beaten_at=max(beats) if task.beaten_at is not None else None,
     )

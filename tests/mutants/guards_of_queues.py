@@ -4,7 +4,9 @@ from guard import Guard
 from guards import OWN, QUEUED, UNCANCELLED
 
 PLAIN, LIMITED = "schema/220_claim_tasks.sql", "schema/222_claim_within_limits.sql"
-LEFT_OUT = "              AND t.etl_context_id <> ALL (leave_out)\n"
+LEFT_OUT = """              AND t.etl_context_id <> ALL (leave_out)
+              AND (t.start_by IS NULL OR t.start_by > now)
+"""
 UNSET = """              AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]

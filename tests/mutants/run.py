@@ -27,6 +27,7 @@ import guards
 import guards_of_limits
 import guards_of_processes
 import guards_of_queues
+import guards_of_schedules
 from guard import Guard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_limits.GUARDS,
     *guards_of_processes.GUARDS,
     *guards_of_queues.GUARDS,
+    *guards_of_schedules.GUARDS,
 )
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0

@@ -12,6 +12,10 @@ SELECT now.at, now.any_cancel, now.any_late, CASE WHEN row_number() OVER () = 1 
     SELECT t.etl_context_id, c.version, t.queue, t.state, t.fence, t.attempt, t.errors, t.crashes, t.started_at, t.settings,
            l.holder, coalesce(l.waiting, false) AS waiting, l.until < clock_timestamp() AS lease_over,
            EXISTS (SELECT FROM data_manager.cancel_intents i WHERE i.etl_context_id = t.etl_context_id) AS cancel_wanted,
+           CASE t.state WHEN 'cancelling' THEN coalesce(
+             (SELECT e.payload -> 'terminate' = 'true' FROM data_manager.event_store e
+                WHERE e.etl_context_id = t.etl_context_id AND e.type = 'dama/task:CANCEL_REQUESTED'
+                ORDER BY e.version DESC LIMIT 1), false) ELSE false END AS terminate,
            (SELECT e.payload FROM data_manager.event_store e
               WHERE e.etl_context_id = t.etl_context_id AND e.fence = t.fence AND e.type = 'dama/task:STARTED'
               ORDER BY e.version DESC LIMIT 1) AS started,

@@ -65,6 +65,7 @@ WITH logged AS (
              AND coalesce(to_jsonb(t.home_host_id), 'null') = coalesce(e.settings -> 'dama_host_id', 'null')
              AND coalesce(to_jsonb(t.singleton_key), 'null') = coalesce(e.settings -> 'singleton_key', 'null')
              AND t.start_by IS NULL AND concat(e.settings ->> 'start_by', e.settings ->> 'debounce') = ''
+             AND coalesce(to_jsonb(t.schedule), 'null') = coalesce(e.settings -> 'schedule', 'null')
            WHEN 'CLAIMED' THEN e.payload -> 'host_id' = to_jsonb(t.host_id) OR data_manager.is_readable(e.kind, e.payload)
            WHEN 'STARTED' THEN jsonb_typeof(e.payload -> 'attempt') = 'number'
              AND jsonb_typeof(e.payload -> 'pid') = 'number'
