@@ -336,15 +336,15 @@ async def held(site: Site, before: str = "") -> tuple[int, processes.Process]:
 
 async def test_a_cancelled_worker_hears_sigterm_once_and_may_still_dispatch(template: str, tmp_path: Path) -> None:
     handler = 'process.once("SIGTERM", async () => { await damad.dispatch({ type: "x:TIDY" }); process.exit(0); });'
-    settings = {"DAMAD_GRACE": "10m"} | path_with_node()  # all the time that it needs
-    async with site_of(tmp_path, template, **settings) as site, daemon_on(site):
-        id_, node = await held(site, handler)
-        await site.cancel(id_)
-        assert (await site.ended(id_)).state == "cancelled"
-        assert not processes.alive(node)
-        assert [event.type for event in await site.events(id_)][-3:] == [
-            "dama/task:CANCEL_REQUESTED", "x:TIDY", "dama/task:CANCELLED",
-        ]  # fmt: skip
+    with node_on_the_path():
+        async with site_of(tmp_path, template, DAMAD_GRACE="10m") as site, daemon_on(site):
+            id_, node = await held(site, handler)
+            await site.cancel(id_)
+            assert (await site.ended(id_)).state == "cancelled"
+            assert not processes.alive(node)
+            assert [event.type for event in await site.events(id_)][-3:] == [
+                "dama/task:CANCEL_REQUESTED", "x:TIDY", "dama/task:CANCELLED",
+            ]  # fmt: skip
 
 
 async def test_a_cancelled_worker_that_ignores_sigterm_is_dead_before_that_is_said(site: Site) -> None:
