@@ -23,6 +23,7 @@ from damad.errors import NoContext, NotFound
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
+from damad.model.memory import Memory
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     """What code knows about where it runs. Outside a task, `etl_context_id` may be None: then only pg_env is known.
 
     fence: the claim under which this run appends, None outside a run · work_dir: the task's folder, if it has one ·
-    database, host: resolved from the configuration where they are not given.
+    database, host: resolved from the configuration where they are not given · memory: of a run, for its waits.
     """
 
     pg_env: str
@@ -69,6 +70,7 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     work_dir: Path | None = None
     database: Database | None = None
     host: Host | None = None
+    memory: Memory | None = None
 
     @property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":

@@ -51,7 +51,7 @@ async def dispatch(event: dict[str, Any]) -> dict[str, Any]:
     In a run it waits for a Postgres that is away, however long; the event is recorded once all the same.
     Raises InvalidInput, IllegalTransition (after the :FINAL, say), StaleFence (another run holds the task now).
     """
-    new = _from_worker(event)
+    new = from_worker(event)
     if leave_to_transaction(new):
         return {"event_uuid": str(new.event_uuid)}
     return (await record([new]))[0].as_dict()
@@ -319,7 +319,8 @@ def _transaction_here() -> _Transaction | None:
     return None if transaction_ is None or transaction_.over else transaction_
 
 
-def _from_worker(event: Any) -> Event:
+def from_worker(event: Any) -> Event:
+    """An event as a worker gives it, with an event_uuid. Raises InvalidInput, also for damad's own types."""
     return _with_uuid(_not_reserved(parse(event), ""))
 
 

@@ -18,6 +18,7 @@ NAMES: Final = (
     "supervisor.verdict",  # a process is seen dead, its failure is not appended
     "supervisor.concluded",  # the failure is appended, the records are still there
     "supervisor.killed",  # a worker was asked to stop
+    "supervisor.resumed",  # a wait is over and its task queued again, nothing is claimed
     "parent.begun",  # the parent lives, nothing is forked
     "parent.forked",  # the worker's process waits, nothing is on record
     "parent.recorded",  # it is on record who runs, the worker's process has not begun

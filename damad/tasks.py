@@ -3,11 +3,8 @@
 Queueing a task *is* the append of its :INITIAL event, so it happens inside the caller's transaction if there is one.
 """
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 from uuid import UUID, uuid4, uuid5
 
@@ -25,15 +22,27 @@ from damad.errors import (
     TaskFailed,
     VersionConflict,
 )
-from damad.eventstore import intents, leases, listener
+from damad.eventstore import intents
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
 from damad.model import settings, shape
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
 from damad.model.lifecycle import ENDED
+from damad.waits import (
+    Subtask,
+    as_completed,
+    first,
+    gather,
+    gather_sync,
+    sleep,
+    sleep_sync,
+    wait_for,
+    wait_for_sync,
+)
 
 __all__ = [
-    "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "cancel", "gather", "heartbeat", "heartbeat_sync", "progress",
-    "queue", "queue_many", "retry", "retry_in", "status", "step", "subtask",
+    "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "as_completed", "cancel", "first", "gather", "gather_sync",
+    "heartbeat", "heartbeat_sync", "progress", "queue", "queue_many", "retry", "retry_in", "signal", "sleep",
+    "sleep_sync", "status", "step", "subtask", "wait_for", "wait_for_sync",
 ]  # fmt: skip
 
 _DURABLE_CALLS: Final = UUID("2a0f6a3e-6f0c-4c8e-9f57-4d2c3f6b7f10")
@@ -50,13 +59,6 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     source_id: int | None = None
     meta: dict[str, Any] | None = None
     settings: dict[str, Any] = {}
-
-
-class Subtask(msgspec.Struct, frozen=True):
-    """A child task, as its parent holds it."""
-
-    name: str
-    etl_context_id: int
 
 
 async def queue(worker: str, payload: Any = None, **given: Any) -> int:
@@ -277,58 +279,17 @@ async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) 
         return await subtask(name, worker=worker, payload=payload, **given)
 
 
-async def gather(*children: Subtask | int, return_exceptions: bool = False) -> list[Any]:
-    """The :FINAL payloads of the children, in their order, once all have ended. The parent holds no slot meanwhile.
+async def signal(etl_context_id: int, event: dict[str, Any]) -> dict[str, Any]:
+    """Appends an event to another context, where `wait_for` may wait for it. Returns it as recorded.
 
-    Raises TaskFailed or TaskCancelled for the first child that ended so; with `return_exceptions` they stand in
-    the list instead.
+    Inside `events.transaction()` it is appended with that. In a run it waits for a Postgres that is away.
+    Raises InvalidInput, NotFound, and IllegalTransition where that context has ended.
     """
-    ids = [child.etl_context_id if isinstance(child, Subtask) else child for child in children]
-    for child in children:
-        if not isinstance(child, Subtask):  # one that does not exist would be waited for for ever
-            await events.persist(partial(status, child))
-    async with _holding_no_slot():
-        ends = await _ends(ids)
-    outcomes = [await _outcome(ends[id_]) for id_ in ids]
-    if not return_exceptions:
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-    return outcomes
-
-
-async def _ends(ids: Sequence[int]) -> dict[int, RecordedEvent]:
-    store = context.current().store
-    ends: dict[int, RecordedEvent] = {}
-    with store.database.listener().subscribe(listener.EVENT) as bell:
-        while True:
-            pending = [id_ for id_ in ids if id_ not in ends]
-            for event in await events.persist(partial(store.end_events, pending)):
-                ends[event.etl_context_id] = event
-            if len(ends) == len(set(ids)):
-                return ends
-            await bell.wait()
-
-
-async def _outcome(event: RecordedEvent) -> Any:
-    try:
-        return (await events.persist(partial(events.result_of, event))).payload
-    except (TaskFailed, TaskCancelled) as error:
-        return error
-
-
-@asynccontextmanager
-async def _holding_no_slot() -> AsyncIterator[None]:
-    ctx = context.current()
-    if ctx.fence is None:
-        yield
-        return
-    id_, fence, database = context.current_id(), ctx.fence, ctx.store.database
-    await events.persist(lambda: leases.set_waiting(database, id_, fence, True))
-    try:
-        yield
-    finally:
-        await asyncio.shield(events.persist(lambda: leases.set_waiting(database, id_, fence, False)))
+    appends = [Append(etl_context_id=etl_context_id, event=events.from_worker(event))]
+    store, on = context.current().store, events.open_connection()
+    if on is not None or context.current().fence is None:
+        return (await store.append(appends, on=on))[0].event.as_dict()
+    return (await events.persist(lambda: store.append(appends)))[0].event.as_dict()
 
 
 def _uuid(type_: str, name: str) -> UUID:

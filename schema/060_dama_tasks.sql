@@ -3,6 +3,7 @@
 -- home_host_id: the host that queued it (NULL: any may run it) · host_id: the host that claimed it last.
 -- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
 -- resumed: its next run goes on with the attempt it had, because a wait ended.
+-- waits_for: what a waiting task waits for, as its WAITING event says; by then, where it waits no longer, run_at has come.
 -- start_by: when it fails unless it has begun by then; NULL once it did, or where nobody asked for that.
 -- schedule: the schedule that made it.
 CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS data_manager.dama_tasks (
   progress          jsonb,
   error             jsonb,
   schedule          text,
+  waits_for         jsonb,
   start_by          timestamptz,
   singleton_key     text
 );
@@ -40,6 +42,8 @@ CREATE INDEX IF NOT EXISTS dama_tasks_due_idx
   ON data_manager.dama_tasks (queue, run_at) WHERE state IN ('scheduled', 'retrying');
 CREATE INDEX IF NOT EXISTS dama_tasks_held_idx
   ON data_manager.dama_tasks (host_id, queue) WHERE state IN ('claimed', 'running', 'cancelling');
+CREATE INDEX IF NOT EXISTS dama_tasks_waiting_idx
+  ON data_manager.dama_tasks (run_at) WHERE state = 'waiting';
 -- Those that have a concurrency_key, key by key: schema/222.
 CREATE INDEX IF NOT EXISTS dama_tasks_keyed_idx
   ON data_manager.dama_tasks (queue, (settings ->> 'concurrency_key'), priority DESC, initial_event_id)

@@ -29,6 +29,7 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, set
       NULL::jsonb,        -- progress
       NULL::jsonb,        -- error
       CASE jsonb_typeof(settings -> 'schedule') WHEN 'string' THEN settings ->> 'schedule' END,
+      NULL::jsonb,        -- waits_for
       CASE WHEN settings ->> 'start_by' IS NOT NULL
            THEN data_manager.moment_or_after(settings ->> 'start_by', created) END,
       settings ->> 'singleton_key'

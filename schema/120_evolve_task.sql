@@ -9,6 +9,9 @@ CREATE OR REPLACE FUNCTION data_manager.is_readable(kind text, payload jsonb)
       AND coalesce(payload ->> 'pid' ~ '^[0-9]{1,18}$', true)
     WHEN 'RETRY' THEN coalesce(data_manager.is_moment(payload ->> 'run_at'), false)
     WHEN 'RELEASED' THEN coalesce(data_manager.is_moment(payload ->> 'run_at'), true)
+    WHEN 'WAITING' THEN coalesce(data_manager.is_moment(payload ->> 'until'), true)
+      AND coalesce(payload ->> 'after_version' ~ '^[0-9]{1,18}$', payload ->> 'event' IS NULL)
+      AND coalesce(payload ->> 'children' ~ '^\[([0-9]{1,18}(, [0-9]{1,18})*)?\]$', true)
     ELSE true
   END;
 
@@ -52,12 +55,14 @@ CREATE OR REPLACE FUNCTION data_manager.evolve_task(
         CASE kind WHEN 'PROGRESS' THEN payload ELSE task.progress END,
         CASE WHEN kind = 'ERROR' THEN payload WHEN kind IN ('REQUEUED', 'FINAL') THEN NULL ELSE task.error END,
         task.schedule,
+        CASE WHEN settled.state = 'waiting' THEN CASE kind WHEN 'WAITING' THEN payload ELSE task.waits_for END END,
         CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN NULL ELSE task.start_by END,
         task.singleton_key
       FROM (
         SELECT CASE kind
           WHEN 'RETRY'    THEN data_manager.moment(payload ->> 'run_at')
           WHEN 'RELEASED' THEN coalesce(data_manager.moment(payload ->> 'run_at'), created)
+          WHEN 'WAITING'  THEN coalesce(data_manager.moment(payload ->> 'until'), task.run_at)
           WHEN 'RESUMED'  THEN created
           WHEN 'REQUEUED' THEN created
           ELSE task.run_at END AS run_at

@@ -34,8 +34,9 @@ CREATE OR REPLACE FUNCTION data_manager.announce_events(ids bigint[], kinds text
         PERFORM pg_notify('ETL_CONTEXT_FINAL_EVENT', e.id::text) FROM unnest(ids, kinds) AS e (id, kind)
           WHERE e.kind = 'FINAL';
       END IF;
-      IF NOT kinds <@ '{EVENT,EVENT_ERROR,PROGRESS,STEP,SUBTASK}'
-        AND states && '{queued,scheduled,retrying,waiting,cancelling,done,failed,cancelled}' THEN
+      -- An event may be what a waiting task waits for.
+      IF 'waiting' = ANY (states) OR NOT kinds <@ '{EVENT,EVENT_ERROR,PROGRESS,STEP,SUBTASK}'
+        AND states && '{queued,scheduled,retrying,cancelling,done,failed,cancelled}' THEN
         PERFORM pg_notify('DAMAD_TASK', '');
       END IF;
     END

@@ -197,7 +197,8 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           SET state = evolved.state, run_at = evolved.run_at, host_id = evolved.host_id, fence = evolved.fence,
               attempt = evolved.attempt, pid = evolved.pid, errors = evolved.errors, crashes = evolved.crashes,
               resumed = evolved.resumed, started_at = evolved.started_at, finished_at = evolved.finished_at,
-              progress = evolved.progress, error = evolved.error, start_by = evolved.start_by
+              progress = evolved.progress, error = evolved.error, waits_for = evolved.waits_for,
+              start_by = evolved.start_by
           FROM unnest(etl_context_ids, kinds, afters, payloads, moments, lasts)
               AS j (id, kind, after, payload, moment, last),
             LATERAL (SELECT was FROM data_manager.dama_tasks was WHERE was.etl_context_id = j.id OFFSET 0) AS found,
@@ -209,6 +210,15 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           WHERE l.etl_context_id = j.id
             AND j.before IN ('claimed', 'running', 'cancelling', 'erred')
             AND j.after NOT IN ('claimed', 'running', 'cancelling', 'erred');
+        -- Who cancels a task cancels what it queued. Noted, for to write it would need the locks of all those contexts.
+        IF 'CANCELLED' = ANY (kinds) THEN
+          INSERT INTO data_manager.cancel_intents (etl_context_id)
+            SELECT child.etl_context_id
+              FROM unnest(etl_context_ids, kinds) AS j (id, kind)
+                JOIN data_manager.etl_contexts child ON child.parent_context_id = j.id
+                JOIN data_manager.dama_tasks t ON t.etl_context_id = child.etl_context_id
+              WHERE j.kind = 'CANCELLED' AND t.state NOT IN ('cancelling', 'done', 'failed', 'cancelled');
+        END IF;
       END IF;
 
       PERFORM data_manager.announce_events(etl_context_ids, kinds, afters);

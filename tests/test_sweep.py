@@ -142,6 +142,10 @@ class Author:
                 )
             case "RELEASED":
                 return self.odd([None, {}, {"run_at": MOMENTS[0]}], [{"run_at": at} for at in DELAYS])
+            case "WAITING":
+                return self.odd(
+                    [None, {"until": MOMENTS[0]}, {"event": ":A", "after_version": 0}], [{"until": at} for at in DELAYS]
+                )
             case "PROGRESS":
                 return self.chance.choice([{"fraction": 0.5}, {"fraction": 0.7}, None, [1]])
         return self.chance.choice([{"n": 1}, None])
@@ -191,6 +195,7 @@ DAMAGES = [
     ("error", "NULL"),
     ("error", '\'{"kind": "exit"}\'::jsonb'),
     ("idempotency_key", "etl_context_id::text"),
+    ("waits_for", "'{}'::jsonb"),
 ]
 
 

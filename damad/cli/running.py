@@ -131,6 +131,8 @@ async def _claim(id_: str, supervisor: Any, *, alone: bool) -> int:
         await supervisor.settle(etl_context_id)
     state = await tasks.status(etl_context_id)
     ended = state.state in ("failed", "cancelled")
+    if state.state == "waiting":
+        return etl_context_id  # it is claimed once that is over
     if not ended and state.state not in ("queued", "scheduled", "retrying"):
         raise Conflict(f"task {etl_context_id} is {state.state}; only one that is queued, failed or cancelled is run")
     async with events.transaction() as connection:

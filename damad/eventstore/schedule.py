@@ -39,12 +39,13 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
 
 class Holding(msgspec.Struct, frozen=True):
     """What a host holds, what time Postgres said that it was then, whether any cancel is still to be written, whether
-    any task did not begin by its start_by, and what is set for queues."""
+    any task did not begin by its start_by, whether any waits (of this host or another), and what is set for queues."""
 
     at: datetime
     tasks: list[HeldTask]
     any_cancel: bool
     any_late: bool
+    any_waiting: bool
     queues: dict[str, StoredQueue]
 
 
@@ -94,9 +95,11 @@ class Schedule:
         """What this host holds."""
         rows = await self.database.fetch("held", self._host_id)
         held = [row for row in rows if row["etl_context_id"] is not None]
-        at, any_cancel, any_late = (rows[0][name] for name in ("at", "any_cancel", "any_late"))
+        at, any_cancel, any_late, any_waiting = (
+            rows[0][name] for name in ("at", "any_cancel", "any_late", "any_waiting")
+        )
         queues = {row["name"]: stored_queue(row) for row in rows[0]["queues"] or ()}
-        return Holding(at, [_held_task(row) for row in held], any_cancel, any_late, queues)
+        return Holding(at, [_held_task(row) for row in held], any_cancel, any_late, any_waiting, queues)
 
     async def unheld_to_cancel(self) -> dict[int, int]:
         """The tasks that somebody wants cancelled and nobody holds, each with the version of its context."""
@@ -134,6 +137,16 @@ class Schedule:
             return {}
         rows = await self.database.fetch("started", [id_ for id_, _ in runs], [fence for _, fence in runs])
         return {(row["etl_context_id"], row["fence"]): row["payload"] for row in rows}
+
+    async def resume(
+        self, *, shared: Sequence[str], only: Sequence[int] | None, leave_out: Sequence[int] = ()
+    ) -> list[int]:
+        """Queues again what has waited long enough, of this host and of the queues that are shared. Returns the ids.
+
+        Raises BrokenLog that names a context which cannot; the others are resumed where it is left out.
+        """
+        rows = await self.database.fetch("resume", self._host_id, shared, only, leave_out, repeatable=False)
+        return list(rows[0]["ids"])
 
     async def queues_with_work(self) -> list[Work]:
         """The queues in which some task waits for nothing but a slot."""

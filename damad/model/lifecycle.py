@@ -121,9 +121,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     progress: Any = None
     error: Any = None
+    schedule: str | None = None
+    waits_for: Any = None
     start_by: datetime | None = None
     singleton_key: str | None = None
-    schedule: str | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,6 +263,9 @@ def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task
         case "RELEASED":
             run_at = said.get("run_at")
             changed |= {"run_at": created if run_at is None else _moment(run_at)}
+        case "WAITING":
+            until = said.get("until")
+            changed |= {"waits_for": payload, "run_at": task.run_at if until is None else _moment(until)}
         case "RESUMED":
             changed |= {"run_at": created, "resumed": True}
         case "REQUEUED":
@@ -279,6 +283,8 @@ def _settle(task: Task, event: LoggedEvent) -> Task:
         changed["state"] = "scheduled"
     if task.state not in ("running", "cancelling"):
         changed["pid"] = None
+    if task.state != "waiting":
+        changed["waits_for"] = None
     if task.state in ENDED:
         changed["finished_at"] = event.created_timestamp
     return msgspec.structs.replace(task, **changed)

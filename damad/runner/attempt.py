@@ -26,6 +26,7 @@ from damad.eventstore.store import Assignment, EventStore
 from damad.model import retry, settings
 from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
+from damad.model.memory import Memory
 from damad.runner import outcome
 from damad.runner.load import NotLoaded, sha256
 
@@ -43,6 +44,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     lease: float
     max_result: int
     shared: bool = False
+    wait_in_process: float = 5.0
 
 
 _LATE: Final = 0.5
@@ -120,6 +122,7 @@ class Attempt:
             queue=task.queue,
             initial_event=task.initial_event.as_dict(),
             work_dir=Path(work_dir) if work_dir else None,
+            memory=Memory(self.claim.wait_in_process, self._now),
             host=context.Host(
                 host_id=self.claim.host_id,
                 state_dir=self.claim.state_dir,

@@ -1,4 +1,4 @@
-"""What `main` did, in the log's words: a :FINAL event, or a failure of a named kind (contract, section 3)."""
+"""What `main` did, in the log's words: a :FINAL event, WAITING, or a failure of a named kind (contract, section 3)."""
 
 import traceback
 from pathlib import Path
@@ -10,6 +10,7 @@ import msgspec
 from damad.errors import InvalidInput, NoRetry, RetryIn
 from damad.model import json_value
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, is_final, looks_like_event, parse
+from damad.model.memory import suspension
 from damad.model.retry import Failure
 from damad.runner.load import NotLoaded
 
@@ -75,8 +76,10 @@ def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
     return event
 
 
-def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Failure:
-    """The outcome of a `main` that raised, or of a file that could not be loaded."""
+def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Event | Failure:
+    """The outcome of a `main` that raised, or of a file that could not be loaded. Who ends to wait says so: WAITING."""
+    if (suspended := suspension(error)) is not None:
+        return suspended.waiting
     if isinstance(error, NotLoaded):
         cause = error.__cause__
         text = _traceback(cause, worker) if cause is not None else None

@@ -1,8 +1,12 @@
-"""What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks."""
+"""What a supervisor claims: as many tasks as its queues have free slots; or one task, and its subtasks.
+
+And what it queues again for having waited long enough.
+"""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -17,6 +21,7 @@ from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Held
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 _PARKED_FOR: Final = 60.0
 """Seconds until a task whose claim failed is tried again: somebody may have mended it."""
@@ -81,18 +86,29 @@ class Claims:
     async def _claim(
         self, free: FreeSlots, leave_out: Collection[int] = (), *, only: Sequence[int] | None = None
     ) -> list[Assignment]:
-        """Claims from one queue. A task with a broken log is parked, said once, and keeps none of the others."""
+        return await self._but_for_broken(
+            lambda parked: self._claim_once(free, [*parked, *leave_out], only), queue=free.queue
+        )
+
+    async def resume(self, only: Sequence[int] | None) -> None:
+        """Queues again those tasks, or all of this host, that have waited long enough."""
+        resume = partial(self._schedule.resume, shared=self.shared(), only=only)
+        if await self._but_for_broken(lambda parked: resume(leave_out=parked)):
+            failpoints.hit("supervisor.resumed")
+
+    async def _but_for_broken(self, ask: Callable[[list[int]], Awaitable[list[T]]], **about: Any) -> list[T]:
+        """What is done for many tasks. One with a broken log is parked, said once, and keeps none of the others."""
         while True:
             parked = [id_ for id_, until in self._parked.items() if until > time.monotonic()]
             try:
-                return await self._claim_once(free, [*parked, *leave_out], only)
+                return await ask(parked)
             except BrokenLog as error:
                 id_ = error.values.get("etl_context_id")
                 if id_ is None or id_ in parked:
                     raise
                 if id_ not in self._parked:
-                    log.error("left alone until it is mended", pg_env=self._store.database.pg_env, queue=free.queue,
-                              etl_context_id=id_, reason=str(error))  # fmt: skip
+                    log.error("left alone until it is mended", pg_env=self._store.database.pg_env, etl_context_id=id_,
+                              reason=str(error), **about)  # fmt: skip
                 self._parked[id_] = time.monotonic() + _PARKED_FOR
 
     async def _claim_once(

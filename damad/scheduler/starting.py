@@ -106,6 +106,7 @@ class Starter:
             lease=self._config.lease,
             max_result=self._config.max_body,
             shared=shared,
+            wait_in_process=self._config.wait_in_process,
         )
 
 

@@ -53,7 +53,8 @@ WITH logged AS (
                    WHEN e.kind = 'ERROR' AND e.payload ->> 'kind' IN ('exit', 'signal', 'oom', 'lost') THEN '*'
                    ELSE '' END AS step,
          CASE WHEN e.version = 1 AND t.state IS NOT NULL THEN
-           concat_ws(' ', '', t.state, t.errors, t.crashes, t.resumed, t.pid IS NULL, t.finished_at IS NULL) END AS words,
+           concat_ws(' ', '', t.state, t.errors, t.crashes, t.resumed, t.pid IS NULL, t.finished_at IS NULL,
+                     t.waits_for IS NULL) END AS words,
          e.sound AND CASE e.kind
            WHEN 'INITIAL' THEN c.initial_event_id = e.event_id
            WHEN 'TASK_INITIAL' THEN c.initial_event_id = e.event_id AND t.initial_event_id = e.event_id
@@ -71,6 +72,7 @@ WITH logged AS (
              AND jsonb_typeof(e.payload -> 'pid') = 'number'
            WHEN 'RETRY' THEN e.run_at IS NOT NULL
            WHEN 'RELEASED' THEN e.run_at IS NOT NULL
+           WHEN 'WAITING' THEN e.payload IS NULL
            ELSE e.quiet IS NOT NULL END AS sound,
          CASE e.kind WHEN 'TASK_INITIAL' THEN t.fence = 0 AND t.host_id IS NULL
            WHEN 'CLAIMED' THEN t.fence = e.claim
