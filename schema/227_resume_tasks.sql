@@ -58,8 +58,7 @@ CREATE OR REPLACE FUNCTION data_manager.end_of_wait(id bigint, waits_for jsonb, 
 
 -- Queues again what has waited long enough: of this host's own tasks, and of those in queues that are shared. Returns them.
 -- A context whose row somebody holds is left out, never waited for (whoever asks next finds it); and so is a task that
--- somebody wants cancelled. Who gets the rows finds
--- the task as it is then, so that of two who ask at once one resumes it.
+-- somebody wants cancelled. Who gets the rows looks again, so that of two who ask at once one resumes it.
 -- only: of these tasks alone, or NULL · leave_out: contexts that are not to be resumed, though they might.
 CREATE OR REPLACE FUNCTION data_manager.resume_tasks(host_id uuid, shared text[], only_ids bigint[], leave_out bigint[])
   RETURNS bigint[]

@@ -142,11 +142,11 @@ class Site:
                         return event
         raise AssertionError("follow ends never by itself")
 
-    async def reaches(self, id_: int, *states: str, pg_env: str = PG_ENV) -> Any:
+    async def reaches(self, id_: int, *states: str, pg_env: str = PG_ENV, within: float = SOON) -> Any:
         """The state of a task, once it is one of these."""
         store = self.store(pg_env)
         with store.database.listener().subscribe(listener.EVENT, id_) as bell:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(within):
                 while (state := await events.persist(lambda: store.state(id_))).state not in states:
                     await bell.wait(1.0)
         return state

@@ -1,6 +1,7 @@
 """run: one task on this terminal, without any daemon, under a debugger if asked."""
 
 import signal
+import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -58,10 +59,9 @@ async def _run(
     settings: Settings,
     where: Where,
 ) -> int:
-    import asyncio
     import logging
 
-    from damad import events, statefolder, stderrlog
+    from damad import statefolder, stderrlog
     from damad.cli import session, waiting
     from damad.runner import debugging
     from damad.scheduler.supervisor import Supervisor
@@ -80,10 +80,13 @@ async def _run(
             etl_context_id = await _queue_claimed(worker, payload, settings, supervisor)
         else:
             etl_context_id = await _claim(str(id_), supervisor, alone=alone)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.stop)
         async with supervisor.looking_after(etl_context_id, descendants=alone):
-            event = await events.ended(etl_context_id)
+            event = await _ended_or_left(etl_context_id, supervisor)
             await supervisor.quiet()
+        if event is None:
+            taken_up = f"damad run --context {etl_context_id} takes it up again, and so does a daemon"
+            print(f"damad: task {etl_context_id} goes on waiting; {taken_up}", file=sys.stderr)
+            return 2
         return await waiting.said(event, traceback=False)  # the worker has said it on this terminal
 
 
@@ -93,6 +96,29 @@ async def _worker_of(id_: str) -> str:
     from damad.cli import session
 
     return str(getattr(await tasks.status(session.etl_context_id(id_)), "worker", ""))
+
+
+async def _ended_or_left(etl_context_id: int, supervisor: Any) -> Any:
+    """The event that it ended with; None where somebody wants to go while it waits, and no worker hears that."""
+    import asyncio
+
+    from damad import events, tasks
+
+    ending, leaving, loop = asyncio.create_task(events.ended(etl_context_id)), set(), asyncio.get_running_loop()
+
+    async def leave() -> None:
+        if (await tasks.status(etl_context_id)).state == "waiting":
+            ending.cancel()
+
+    def hear(number: signal.Signals) -> None:
+        if number == signal.SIGTERM:
+            supervisor.stop()
+        leaving.add(loop.create_task(leave()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, hear, number)
+    await asyncio.wait([ending])
+    return None if ending.cancelled() else ending.result()
 
 
 async def _queue_claimed(worker: str, payload: str | None, settings: Settings, supervisor: Any) -> int:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from daemon_support import SOON, Daemon, Site, until
 
-from damad import failpoints
+from damad import failpoints, tasks
 from damad.model.event import RecordedEvent
 
 EXCLUSIVE = """
@@ -48,6 +48,17 @@ def main(initial_event):
 """
 )
 
+WAITS = (
+    EXCLUSIVE
+    + """
+from damad import tasks
+async def main(initial_event):
+    await tasks.sleep(0.3)
+    await tasks.wait_for(":GO")
+    return {"attempt": ctx.attempt}
+"""
+)
+
 
 ALONE = [name for name in failpoints.NAMES if name.startswith(("parent.", "runner.")) or "launch" in name]
 """The places that a process passes which no fork server has forked."""
@@ -66,35 +77,39 @@ async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, act
     """forked: by a fork server, or each process by itself."""
     hit, clean = Daemon(site), Daemon(site)
     payload = {"folder": str(site.folder)}
-    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}", DAMAD_FORK_SERVER=forked)
-    good, crashing, held = [
-        await site.queue(site.worker(source), payload, retry_limit=50) for source in (GOOD, CRASHES_ONCE, HOLDS)
+    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}", DAMAD_FORK_SERVER=forked, DAMAD_WAIT_IN_PROCESS="100ms")
+    good, crashing, held, waiting = [
+        await site.queue(site.worker(source), payload, retry_limit=50) for source in (GOOD, CRASHES_ONCE, HOLDS, WAITS)
     ]
-    await something_happens(site, hit, good, crashing, held)
+    await something_happens(site, hit, good, crashing, held, waiting)
     await site.cancel(held)
     if name == "supervisor.killed" and action == "kill":
         await hit.exits()
     with suppress(ProcessLookupError):
         await hit.stop(signal.SIGKILL)
 
+    with site.here():
+        await tasks.signal(waiting, {"type": ":GO"})
     await clean.start()
-    assert [(await site.ended(id_)).state for id_ in (good, crashing, held)] == ["done", "done", "cancelled"]
+    ended = [(await site.ended(id_)).state for id_ in (good, crashing, held, waiting)]
+    assert ended == ["done", "done", "cancelled", "done"]
     await clean.quiet()
     runs = site.state_dir / "runs" / "local"
     await until(lambda: not list(runs.iterdir()), lambda: list(runs.iterdir()))
     assert await clean.stop() == 0
     await site.verified()
-    for id_ in (good, crashing, held):
+    for id_ in (good, crashing, held, waiting):
         check(await site.events(id_))
-    assert "running." not in "".join(await site.errors(good, crashing))
+    assert "running." not in "".join(await site.errors(good, crashing, waiting))
 
 
 async def something_happens(site: Site, daemon: Daemon, *ids: int) -> None:
-    """Returns once the daemon died, or each of the tasks went beyond its first claim."""
+    """Returns once the daemon died, or each task went beyond its first claim, the last beyond its first wait."""
 
     async def beyond(id_: int) -> None:
         async def is_beyond() -> bool:
-            return bool({"STARTED", "RELEASED"} & set(await site.types(id_)))
+            began = {"RESUMED", "ERROR"} if id_ == ids[-1] else {"STARTED"}
+            return bool({*began, "RELEASED"} & set(await site.types(id_)))
 
         await until(is_beyond)
 
@@ -112,8 +127,13 @@ def check(events: list[RecordedEvent]) -> None:
     assert types[0] == ":INITIAL" and types.count(":INITIAL") == 1
     assert types.count(":FINAL") <= 1 and (":FINAL" not in types or types[-1] == ":FINAL")
     assert len({event.event_uuid for event in events}) == len(events)
-    attempts = [event.payload["attempt"] for event in events if event.type == "dama/task:STARTED"]
-    assert attempts == list(range(1, len(attempts) + 1))
+    attempt, resumed = 0, 0
+    for event in events:
+        if event.type == "dama/task:STARTED":
+            attempt, resumed = attempt + 1 - resumed, 0
+            assert event.payload["attempt"] == attempt
+        elif event.type == "dama/task:RESUMED":
+            resumed = 1
     fences = [event.payload["fence"] for event in events if event.type == "dama/task:CLAIMED"]
     assert fences == list(range(1, len(fences) + 1))
     assert types.count("ERROR") <= types.count("STARTED")
