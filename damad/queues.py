@@ -12,6 +12,7 @@ import msgspec
 from damad import config, context
 from damad.errors import InvalidInput, NotFound
 from damad.eventstore import queues as stored_queues
+from damad.eventstore import serving
 from damad.eventstore.queues import Depth
 from damad.eventstore.store import State, TaskState
 from damad.model import queue as model
@@ -88,17 +89,19 @@ async def in_force(name: str) -> config.Queue:
 
 
 async def held_back(state: State) -> str | None:
-    """Why a task that could run does not, as far as its queue is the reason: what it is and what to do. Else None."""
+    """Why a task that could run does not, where its queue or its host is the reason, and what to do. Else None."""
     if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
         return None
-    ctx = context.current()
-    stored = (await stored_queues.stored(ctx.store.database, state.queue)).get(state.queue)
+    ctx, name = context.current(), state.queue
+    stored = (await stored_queues.stored(ctx.store.database, name)).get(name)
+    here = ctx.here.queue(name).under(stored)
     if stored is not None and stored.paused:
-        return f"queue {state.queue!r} is paused; resume it with `damad queues resume {state.queue}`"
-    if ctx.here.queue(state.queue).under(stored).concurrency == 0:
-        return (
-            f"queue {state.queue!r} has concurrency 0 here; `damad queues set {state.queue} --concurrency N` serves it"
-        )
+        return f"queue {name!r} is paused; resume it with `damad queues resume {name}`"
+    if here.concurrency == 0:
+        return f"queue {name!r} has concurrency 0 here; raise it with `damad queues set {name}`"
+    host = None if here.shared or state.host_id is None else str(state.host_id)
+    if not await serving.is_served(ctx.store.database, host):
+        return f"no daemon serves {f'host {host}, where it is to run' if host else 'it'}; start one with `damad serve`"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Queues as data: what is set for them, what is in them, and the limits within which they are claimed from."""
+"""What is claimed from a queue for which limits are set, or that is paused; and what is in it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from daemon_support import SOON, until
+from daemon_support import until
 
-from damad import errors, queues, tasks
+from damad import queues, tasks
 from damad.config import Config
 from damad.context import EtlContext
 from damad.eventstore import intents, leases
@@ -294,71 +294,6 @@ async def test_subtasks_that_run_without_a_daemon_keep_to_what_is_set_for_their_
     assert other not in await claims.descendants(parent, [])
 
 
-async def test_what_is_set_for_a_queue_wins_over_what_the_host_says_and_can_be_taken_back(ctx: EtlContext) -> None:
-    set_ = await queues.change("etl", {"concurrency": 9, "run_in": "daemon", "shared": True, "retry_limit": 0})
-    assert (set_.concurrency, set_.run_in, set_.shared, set_.settings) == (9, "daemon", True, {"retry_limit": 0})
-    back = await queues.change("etl", {"concurrency": None, "run_in": None, "shared": None, "retry_limit": None})
-    assert (back.concurrency, back.run_in, back.shared, back.settings) == (4, "process", False, {})
-
-
-async def test_what_is_not_mentioned_stays_as_it_was_set(ctx: EtlContext) -> None:
-    await queues.change("etl", {"global_concurrency": 2, "rate": "5/1s", "priority": 3})
-    after = await queues.change("etl", {"key_concurrency": 1, "retry_limit": 1})
-    assert (after.global_concurrency, after.rate, after.key_concurrency) == (2, "5/1s", 1)
-    assert after.settings == {"priority": 3, "retry_limit": 1}
-
-
-async def test_a_change_is_announced_to_the_daemons(ctx: EtlContext, plain: "asyncpg.Connection[Any]") -> None:
-    heard = asyncio.Event()
-    await plain.add_listener("DAMAD_TASK", lambda *_: heard.set())
-    for _ in range(2):  # a queue that is made, and one that is there
-        await queues.change("etl", {"concurrency": 1})
-        async with asyncio.timeout(SOON):
-            await heard.wait()
-        heard.clear()
-
-
-@pytest.mark.parametrize(
-    ("given", "pointer"),
-    [
-        ({"concurrency": -1}, "/concurrency"),
-        ({"concurrency": "3"}, "/concurrency"),
-        ({"concurrency": True}, "/concurrency"),
-        ({"concurrency": 2**31}, "/concurrency"),
-        ({"global_concurrency": 0}, "/global_concurrency"),
-        ({"key_concurrency": 0}, "/key_concurrency"),
-        ({"rate": "fast"}, "/rate"),
-        ({"rate": "0/1s"}, "/rate"),
-        ({"rate": "5/0s"}, "/rate"),
-        ({"rate": "5/1y"}, "/rate"),
-        ({"rate": "5/9999999999d"}, "/rate"),
-        ({"rate": 5}, "/rate"),
-        ({"run_in": "thread"}, "/run_in"),
-        ({"paused": 1}, "/paused"),
-        ({"shared": "yes"}, "/shared"),
-        ({"retry_limit": -1}, "/retry_limit"),
-        ({"worker": "ok.py"}, "/worker"),
-        ({"idempotency_key": "k"}, "/idempotency_key"),
-        ({"a/b": 1}, "/a~1b"),
-        ({"name": "other"}, "/name"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_and_changes_nothing(
-    ctx: EtlContext, given: dict[str, Any], pointer: str
-) -> None:
-    with pytest.raises(errors.InvalidInput) as refusal:
-        await queues.change("etl", {"concurrency": 2, **given})
-    assert refusal.value.pointer == pointer
-    with pytest.raises(errors.NotFound):
-        await queues.get("etl")
-
-
-@pytest.mark.parametrize("name", ["", "Etl", "1etl", "e-tl", "ëtl", "e" * 64, "e\0"])
-async def test_what_is_no_name_is_no_queue(ctx: EtlContext, name: str) -> None:
-    with pytest.raises(errors.InvalidInput):
-        await queues.change(name, {})
-
-
 async def test_a_queue_tells_what_is_in_it(ctx: EtlContext, store: EventStore, schedule: Schedule) -> None:
     await queued(store, None, None, None)
     await queued(store, None, start_after=3600)
@@ -369,29 +304,3 @@ async def test_a_queue_tells_what_is_in_it(ctx: EtlContext, store: EventStore, s
     assert etl.oldest_age is not None and etl.oldest_age >= 0
     await queues.change("other", {})
     assert [queue.name for queue in await queues.every()] == ["etl", "other"]
-
-
-async def test_the_settings_of_a_queue_are_for_tasks_that_do_not_say(ctx: EtlContext) -> None:
-    await queues.change("etl", {"retry_limit": 7, "priority": 5, "expire_in": "1m"})
-    state = await tasks.status(await tasks.queue("ok.py", queue="etl", priority=1))
-    assert isinstance(state, TaskState)
-    assert (state.priority, state.settings["retry_limit"], state.settings["expire_in"]) == (1, 7, 60.0)
-    assert state.settings["defaults"] == ["expire_in", "retry_limit"]
-    elsewhere = await tasks.status(await tasks.queue("ok.py"))
-    assert isinstance(elsewhere, TaskState)
-    assert "retry_limit" not in elsewhere.settings
-
-
-async def test_a_key_that_was_seen_is_the_same_task_whatever_the_queue_says_by_then(ctx: EtlContext) -> None:
-    first = await tasks.queue("ok.py", queue="etl", idempotency_key="k")
-    await queues.change("etl", {"retry_limit": 7})
-    assert await tasks.queue("ok.py", queue="etl", idempotency_key="k") == first
-
-
-async def test_a_task_of_a_paused_queue_says_so(ctx: EtlContext) -> None:
-    id_ = await tasks.queue("ok.py", queue="etl")
-    assert await queues.held_back(await tasks.status(id_)) is None
-    await queues.pause("etl")
-    assert "resume it with `damad queues resume etl`" in (await queues.held_back(await tasks.status(id_)) or "")
-    await queues.change("etl", {"paused": None, "concurrency": 0})
-    assert "concurrency 0" in (await queues.held_back(await tasks.status(id_)) or "")

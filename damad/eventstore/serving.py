@@ -53,6 +53,15 @@ async def refuse_twin(database: Database, host: Host) -> None:
         raise Conflict(await _twin(database, host))
 
 
+async def is_served(database: Database, host_id: str | None = None) -> bool:
+    """Whether a daemon serves the pg_env now, as this host if it is named. True where a pooler hides that."""
+    if host_id is None:
+        sessions = await database.fetch("serving_sessions", DAEMONS, VERSION + 1)
+    else:
+        sessions = await database.fetch("host_sessions", host_id, DAEMONS)
+    return bool(sessions or database.sessions.pooled)
+
+
 @asynccontextmanager
 async def serving(database: Database, host: Host) -> AsyncIterator[None]:
     """Inside, this daemon counts as one that serves the pg_env. Waits for Postgres, and for a migration to end.

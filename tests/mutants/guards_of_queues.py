@@ -131,7 +131,7 @@ GUARDS = (
         "damad/eventstore/queries/change_queue.sql",
         "SELECT pg_notify('DAMAD_TASK', '') FROM changed",
         "SELECT FROM changed",
-        (f"{QUEUES}::test_a_change_is_announced_to_the_daemons",),
+        ("tests/test_queue_settings.py::test_a_change_is_announced_to_the_daemons",),
     ),
     Guard(
         "a queue that somebody holds keeps no other waiting",
