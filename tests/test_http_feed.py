@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -130,7 +131,7 @@ async def test_readers_that_come_and_go_see_each_event_once_however_writers_over
 
 
 async def test_a_reader_that_takes_nothing_is_cut_and_keeps_nobody_waiting(
-    fresh: House, monkeypatch: pytest.MonkeyPatch
+    fresh: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sse, "SEND_TIMEOUT", 0.5)
     id_ = await fresh.new_context()
@@ -148,6 +149,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_keeps_nobody_waiting(
                 await fresh.append(id_, ":A", "x" * 400_000)
                 assert (await stream.next())[1]["version"] == number + 2
             await fresh.waiting(1)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def _changed(house: House, **changes: Any) -> str:

@@ -1,6 +1,7 @@
 """/metrics and /readyz: what those learn who watch over damad."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from damad.http import health
 from damad.model.event import Event
 
 house = http_support.house
+
+PAGE = Path(__file__).parent.parent / "docs" / "http.md"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -127,6 +130,15 @@ async def test_the_daemon_tells_of_its_loop_its_pool_its_listener_and_its_proces
     assert found["damad_pool_connections", ("idle",)] + found["damad_pool_connections", ("busy",)] >= 1
     assert found["damad_listener_hears", ()] in (0, 1)
     assert found["damad_process_resident_memory_bytes", ()] > 0
+
+
+async def test_the_document_names_every_metric(house: House) -> None:
+    page = PAGE.read_text().split("## Metrics")[1]
+    named = set(re.findall(r"`(damad_[a-z_]+)`", page))
+    async with house.get("/metrics") as response:
+        families = text_string_to_metric_families(await response.text())
+        shown = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    assert named == {name for name in shown if not name.startswith("damad_process_")}
 
 
 async def test_metrics_need_the_token_and_readiness_needs_none(house: House) -> None:

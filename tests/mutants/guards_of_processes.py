@@ -327,6 +327,20 @@ GUARDS = (
         ("tests/test_http_original.py::test_nothing_else_is_open_to_anybody_else",),
     ),
     Guard(
+        "half a head has its time",
+        "damad/http/listening.py",
+        "self._late = self._loop.call_later(self._head_timeout, self._say_that_it_is_late)",
+        "pass",
+        ("tests/test_http_requests.py::test_half_a_head_is_408_when_its_time_is_over",),
+    ),
+    Guard(
+        "an append is refused for another version than If-Match names",
+        "damad/http/events.py",
+        "        expected[0] = _agreed(if_match, expected[0])\n",
+        "        _agreed(if_match, expected[0])\n",
+        ("tests/test_http_conditions.py::test_an_event_for_another_version_is_412",),
+    ),
+    Guard(
         "a snapshot in a cursor is one before Postgres sees it",
         "damad/http/cursors.py",
         " or not all(_is_snapshot(sight) for sight in sights)",
