@@ -2,51 +2,31 @@
 on a real Node.js."""
 
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from daemon_support import Daemon, Site, daemon_on, gone, site_of
-from node_support import needs_node, node_on_the_path
+from daemon_support import Daemon, Site
+from node_support import MAX_BODY, daemon_with_node, needs_node, run_file, run_main
 from worker_support import Outcome
 
-from damad import processes
-
 pytestmark = needs_node
-MAX_BODY = 100_000
 OWN_FINAL = 'await damad.dispatch({ type: "own:FINAL", payload: { mine: 1 } });'
-names = count(1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def daemon(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daemon]:
-    """One daemon for all; it retries nothing unless a task says so."""
-    settings = {"DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0", "DAMAD_MAX_BODY": str(MAX_BODY), "DAMAD_GRACE": "1s"}
-    folder = tmp_path_factory.mktemp("node")
-    with node_on_the_path():
-        async with site_of(folder, template, **settings) as site, daemon_on(site) as daemon:
-            yield daemon
-            await site.verified()
+    """One daemon for all."""
+    async with daemon_with_node(tmp_path_factory.mktemp("node"), template) as daemon:
+        yield daemon
 
 
 @pytest.fixture
 def site(daemon: Daemon) -> Site:
     return daemon.site
-
-
-async def run_file(site: Site, source: str, suffix: str = ".mjs", payload: object = None, **given: object) -> Outcome:
-    """What becomes of a task whose worker is this text."""
-    id_ = await site.queue(site.worker(source, f"worker_{next(names)}{suffix}"), payload, **given)
-    state = await site.ended(id_)
-    return Outcome(id_, state.state, state, await site.events(id_))
-
-
-async def run_main(site: Site, body: str, form: str = "async function", **given: object) -> Outcome:
-    """What becomes of a task whose `main` has this body."""
-    return await run_file(site, f"export default {form} main(event, damad) {{\n{body}\n}}\n", **given)  # type: ignore[arg-type]
 
 
 def assert_failed(outcome: Outcome, kind: str, exit_code: int | None, signal: int | None = None) -> dict:
@@ -95,6 +75,14 @@ async def test_each_language_and_way_to_export_runs(site: Site, suffix: str, sou
 )
 async def test_a_file_that_cannot_be_loaded_fails_with_104(site: Site, suffix: str, source: str, message: str) -> None:
     assert message in assert_failed(await run_file(site, source, suffix), "load", 104)["message"]
+
+
+async def test_the_worker_of_the_guide_runs(site: Site) -> None:
+    guide = (Path(__file__).parent.parent / "docs/workers.md").read_text()
+    (source,) = re.findall(r"```js\n(.*?)```", guide, re.S)
+    outcome = await run_file(site, source, ".mjs", {"name": "world"})
+    assert outcome.result == {"greeting": "hello world"}
+    assert [event.type for event in outcome.events[-2:]] == ["hello:BEGUN", ":FINAL"]
 
 
 async def test_a_worker_imports_what_lies_beside_it(site: Site) -> None:
@@ -147,6 +135,8 @@ async def test_without_a_final_the_attempt_failed_with_102(site: Site, value: st
         "{ n: new Set([1]) }",
         "{ n: [undefined] }",
         "{ n: 10n }",
+        "{ n: new Date('never') }",
+        "{ get n() { throw new Error('mine'); } }",
         "{ n: () => 1 }",
         "{ n: 'a\\0b' }",
         "{ n: '\\ud800' }",
@@ -219,20 +209,6 @@ async def test_an_exit_without_a_word_is_of_kind_exit_with_its_code(site: Site, 
 async def test_a_signal_is_of_kind_signal_with_its_number(site: Site, number: int) -> None:
     body = f"process.kill(process.pid, {number}); await new Promise((go) => setTimeout(go, 1e6));"
     assert_failed(await run_main(site, body), "signal", None, number)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "await new Promise((go) => setTimeout(go, 1e6));",
-        "process.on('SIGTERM', () => {});\nawait new Promise((go) => setTimeout(go, 1e6));",
-        "for (;;);",
-    ],
-    ids=["waits", "ignores SIGTERM", "computes"],
-)
-async def test_expire_in_ends_an_attempt_with_kind_timeout(daemon: Daemon, site: Site, body: str) -> None:
-    assert (await run_main(site, body, expire_in=1)).error["kind"] == "timeout"
-    await daemon.quiet()
 
 
 async def test_a_worker_that_promised_to_beat_can_and_is_ended_where_it_is_silent(site: Site) -> None:
@@ -312,74 +288,3 @@ async def test_what_it_prints_is_in_the_attempts_log_in_the_order_it_came(site: 
         site, "console.log('one'); console.error('two'); process.stdout.write('three\\n'); return {};"
     )
     assert await site.log(outcome.id) == "one\ntwo\nthree\n"
-
-
-# --- stopping ---
-
-HELD = """
-    import { setTimeout as sleep } from "node:timers/promises";
-    export default async function main(event, damad) {
-        %s
-        await damad.dispatch({ type: ":HERE", payload: { pid: process.pid } });
-        await sleep(1e6);
-    }
-"""
-
-
-async def held(site: Site, before: str = "") -> tuple[int, processes.Process]:
-    """A task that runs, and the process of its node."""
-    id_ = await site.queue(site.worker(HELD % before, f"worker_{next(names)}.mjs"))
-    node = processes.identify((await site.event(id_, ":HERE")).payload["pid"])
-    assert node is not None
-    return id_, node
-
-
-async def test_a_cancelled_worker_hears_sigterm_once_and_may_still_dispatch(template: str, tmp_path: Path) -> None:
-    handler = 'process.once("SIGTERM", async () => { await damad.dispatch({ type: "x:TIDY" }); process.exit(0); });'
-    with node_on_the_path():
-        async with site_of(tmp_path, template, DAMAD_GRACE="10m") as site, daemon_on(site):
-            id_, node = await held(site, handler)
-            await site.cancel(id_)
-            assert (await site.ended(id_)).state == "cancelled"
-            assert not processes.alive(node)
-            assert [event.type for event in await site.events(id_)][-3:] == [
-                "dama/task:CANCEL_REQUESTED", "x:TIDY", "dama/task:CANCELLED",
-            ]  # fmt: skip
-
-
-async def test_a_cancelled_worker_that_ignores_sigterm_is_dead_before_that_is_said(site: Site) -> None:
-    id_, node = await held(site, 'process.on("SIGTERM", () => {});')
-    await site.cancel(id_)
-    await site.event(id_, "dama/task:CANCELLED")
-    assert not processes.alive(node)
-
-
-async def test_node_dies_with_damads_process_and_damads_process_as_node_died(site: Site) -> None:
-    id_, node = await held(site)
-    processes.send(await site.process(id_), signal.SIGKILL)
-    assert (await site.ended(id_)).error["signal"] == signal.SIGKILL
-    await gone(node)
-    id_, node = await held(site)
-    processes.send(node, signal.SIGKILL)
-    assert (await site.ended(id_)).error["signal"] == signal.SIGKILL
-
-
-async def test_a_worker_outlives_a_killed_daemon_and_the_next_one_takes_it_on(daemon: Daemon, site: Site) -> None:
-    with site.gate() as gate:
-        body = """
-            import { existsSync, watch } from "node:fs";
-            export default async function main({ payload }, damad) {
-                await damad.dispatch({ type: ":HERE" });
-                while (!existsSync(payload)) await new Promise((go) => setTimeout(go, 20));
-                await damad.dispatch({ type: ":THERE" });
-                return { attempt: damad.context.attempt };
-            }
-        """
-        flag = gate.path.with_suffix(".flag")
-        id_ = await site.queue(site.worker(body, f"worker_{next(names)}.mjs"), str(flag))
-        await site.event(id_, ":HERE")
-        await daemon.kill()
-        await daemon.start()
-        flag.touch()
-        assert (await site.ended(id_)).state == "done"
-        assert await site.types(id_) == [":INITIAL", "CLAIMED", "STARTED", ":HERE", ":THERE", ":FINAL"]

@@ -76,7 +76,9 @@ def call(worker: Path, initial_event: dict[str, Any] | None, *, inspected: bool 
             conversation = _Conversation(calls, answers)
             conversation.begin(_beginning(ambient, initial_event, inspected))
             code = node.wait()
-        if code < 0:
+        if code < 0:  # whatever is still being answered: nobody is there to hear it
+            os.set_blocking(their_calls, False)
+            _write(last_word, _OVER)
             raise Ended(code)
         _write(last_word, _OVER)
         return _result(conversation.end(), code, worker)
@@ -143,14 +145,15 @@ class _Conversation:
         return self._said
 
     def _listen(self) -> None:
-        for line in self._calls:
-            message = _read(line)
-            if message == _OVER:
-                return
-            if "call" in message:
-                self._answer({"answer": message["call"], **_called(message)})
-            elif not self._said:
-                self._said = message
+        with suppress(ValueError):  # closed meanwhile, for nobody waits for what node said
+            for line in self._calls:
+                message = _read(line)
+                if message == _OVER:
+                    return
+                if "call" in message:
+                    self._answer({"answer": message["call"], **_called(message)})
+                elif not self._said:
+                    self._said = message
 
     def _answer(self, message: dict[str, Any]) -> None:
         with suppress(OSError, ValueError):  # node has ended, and nobody hears it
@@ -206,5 +209,5 @@ def _number(digits: str) -> int | float:
 
 def _write(file: RawIOBase, message: dict[str, Any]) -> None:
     text = b"\n" * (message == _OVER) + json.dumps(message).encode() + b"\n"
-    while text:
-        text = text[file.write(text) or 0 :]
+    while text and (written := file.write(text)) is not None:  # None: it is full, and must not be waited for
+        text = text[written:]

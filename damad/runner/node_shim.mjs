@@ -46,7 +46,9 @@ function check(value, way, above) {
   if (Array.isArray(value)) {
     for (let place = 0; place < value.length; place++) check(value[place], `${way}/${place}`, inside);
   } else if (typeof value.toJSON === "function" && !ArrayBuffer.isView(value)) {
-    check(value.toJSON(), way, inside);
+    const plain = value.toJSON();
+    if (plain === null) refuse(`a ${value.constructor?.name ?? "thing"} that is none`); // new Date("never")
+    check(plain, way, inside);
   } else if ([prototype, null].includes(Object.getPrototypeOf(value))) {
     for (const [key, item] of Object.entries(value)) {
       if (item !== undefined) check(item, `${way}/${key}`, inside);
