@@ -107,14 +107,17 @@ def test_subtasks_run_too_and_are_tried_again(damad: Trials, folder: Path) -> No
                 raise ValueError("two fails once")
             return {"n": event["payload"]}
     """, "child.py")  # fmt: skip
+    write(folder, "N = 4", "beside.py")
     parent = write(folder, """
         from damad import tasks
 
         async def main():
             children = [await tasks.subtask(f"number {n}", worker="child.py", payload=n) for n in (1, 2, 3)]
-            return {"children": await tasks.gather(*children)}
+            results = await tasks.gather(*children)
+            import beside
+            return {"children": results, "beside": beside.N}
     """, "parent.py")  # fmt: skip
-    assert damad.run_worker(parent).result == {"children": [{"n": 1}, {"n": 2}, {"n": 3}]}
+    assert damad.run_worker(parent).result == {"children": [{"n": 1}, {"n": 2}, {"n": 3}], "beside": 4}
 
 
 def test_what_lies_beside_a_worker_is_imported_anew_by_the_next(damad: Trials, tmp_path: Path) -> None:

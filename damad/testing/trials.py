@@ -112,11 +112,15 @@ class Trials:
         return self._trial(trial.etl_context_id)
 
     def _trial(self, etl_context_id: int) -> Trial:
-        with self._subtasks_run(etl_context_id), _as_if_imported_by_nobody(self._roots):
-            _off_the_loop(lambda: self._attempt(etl_context_id))
+        with _as_if_imported_by_nobody(self._roots):
+            self._run(etl_context_id)
         state = background.run(self._store.state(etl_context_id))
         assert isinstance(state, TaskState)
         return Trial(state, background.run(self._store.read(etl_context_id)))
+
+    def _run(self, etl_context_id: int) -> None:
+        with self._subtasks_run(etl_context_id):
+            _off_the_loop(lambda: self._attempt(etl_context_id))
 
     def _attempt(self, etl_context_id: int) -> None:
         """Does around `main` what the worker's process does: claim, begin, call, conclude."""
@@ -155,7 +159,7 @@ class Trials:
             for task in background.run(self._store.tasks(states=_NOT_RUN_YET, parent_context_id=parent)):
                 id_ = task.etl_context_id
                 if id_ not in runs or not runs[id_].is_alive():
-                    runs[id_] = threading.Thread(target=self._trial, args=(id_,), name=f"damad {id_}")
+                    runs[id_] = threading.Thread(target=self._run, args=(id_,), name=f"damad {id_}")
                     runs[id_].start()
         for run in runs.values():
             run.join()
