@@ -44,6 +44,9 @@ CREATE INDEX IF NOT EXISTS dama_tasks_held_idx
   ON data_manager.dama_tasks (host_id, queue) WHERE state IN ('claimed', 'running', 'cancelling');
 CREATE INDEX IF NOT EXISTS dama_tasks_waiting_idx
   ON data_manager.dama_tasks (run_at) WHERE state = 'waiting';
+-- Those that something else than time may wake.
+CREATE INDEX IF NOT EXISTS dama_tasks_awaiting_idx
+  ON data_manager.dama_tasks (etl_context_id) WHERE state = 'waiting' AND waits_for ?| '{event,children}';
 -- Those that have a concurrency_key, key by key: schema/222.
 CREATE INDEX IF NOT EXISTS dama_tasks_keyed_idx
   ON data_manager.dama_tasks (queue, (settings ->> 'concurrency_key'), priority DESC, initial_event_id)
