@@ -55,6 +55,11 @@ async def retrying(store: EventStore, *keys: str | None, **settings: Any) -> lis
     return ids
 
 
+async def append(store: EventStore, id_: int, type_: str, payload: Any) -> None:
+    event = Event(type=f"dama/task:{type_}", payload=payload)
+    await store.append([Append(etl_context_id=id_, event=event)])
+
+
 async def claim(schedule: Schedule, slots: int = 100) -> list[int]:
     claimed = await schedule.claim_within_limits(FreeSlots("etl", slots), holder="me", lease=60.0)
     return [task.etl_context_id for task in claimed]
@@ -297,10 +302,12 @@ async def test_subtasks_that_run_without_a_daemon_keep_to_what_is_set_for_their_
 async def test_a_queue_tells_what_is_in_it(ctx: EtlContext, store: EventStore, schedule: Schedule) -> None:
     await queued(store, None, None, None)
     await queued(store, None, start_after=3600)
-    await schedule.claim([FreeSlots("etl", 1)], holder="me", lease=60.0)
+    waits, _ = await schedule.claim([FreeSlots("etl", 2)], holder="me", lease=60.0)
+    await append(store, waits.etl_context_id, "STARTED", {"attempt": 1})
+    await append(store, waits.etl_context_id, "WAITING", {"for": "sleep", "until": "2150-01-31T08:00:00Z"})
     (etl,) = await queues.every()
-    assert (etl.name, etl.depth, etl.running) == ("etl", 2, 1)
-    assert etl.states == {"queued": 2, "scheduled": 1, "claimed": 1}
+    assert (etl.name, etl.depth, etl.running) == ("etl", 1, 1)
+    assert etl.states == {"queued": 1, "scheduled": 1, "claimed": 1, "waiting": 1}
     assert etl.oldest_age is not None and etl.oldest_age >= 0
     await queues.change("other", {})
     assert [queue.name for queue in await queues.every()] == ["etl", "other"]

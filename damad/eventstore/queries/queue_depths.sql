@@ -17,3 +17,8 @@ SELECT t.queue, t.state, count(*)::integer, 0, NULL
   FROM data_manager.dama_tasks t
   WHERE t.state IN ('claimed', 'running', 'cancelling') AND ($1::text IS NULL OR t.queue = $1)
   GROUP BY t.queue, t.state
+UNION ALL
+SELECT t.queue, t.state, count(*)::integer, 0, NULL
+  FROM data_manager.dama_tasks t
+  WHERE t.state = 'waiting' AND ($1::text IS NULL OR t.queue = $1)
+  GROUP BY t.queue, t.state
