@@ -25,6 +25,7 @@ BY_HAND = """
       SELECT 1000000, $1, 2, gen_random_uuid(), ':A', txid, _created_timestamp
         FROM data_manager.event_store WHERE etl_context_id = $1
 """
+SOON = 10.0
 LATE = ["dama/task:ERROR", "dama/task:FAILED"]
 
 
@@ -123,7 +124,8 @@ async def test_a_context_that_somebody_holds_is_left_out_and_not_waited_for(
     held, free = await queued(store, start_by=PAST), await queued(store, start_by=PAST)
     async with store.transaction() as connection:
         await store.append([Append(etl_context_id=held, event=Event(type=":A"))], on=connection)
-        assert await failed(schedule) == [free]
+        async with asyncio.timeout(SOON):
+            assert await failed(schedule) == [free]
     assert await failed(schedule) == [held]
 
 

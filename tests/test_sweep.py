@@ -196,6 +196,8 @@ DAMAGES = [
     ("error", '\'{"kind": "exit"}\'::jsonb'),
     ("idempotency_key", "etl_context_id::text"),
     ("waits_for", "'{}'::jsonb"),
+    ("start_by", "run_at"),
+    ("singleton_key", "etl_context_id::text"),
 ]
 
 
