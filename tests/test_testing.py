@@ -10,7 +10,7 @@ import pytest
 from node_support import needs_node, node_on_the_path
 
 from damad import events, tasks
-from damad.errors import InvalidInput, InvalidWorker
+from damad.errors import IllegalTransition, InvalidInput, InvalidWorker
 from damad.testing.trials import Trials
 
 
@@ -118,6 +118,42 @@ def test_subtasks_run_too_and_are_tried_again(damad: Trials, folder: Path) -> No
             return {"children": results, "beside": beside.N}
     """, "parent.py")  # fmt: skip
     assert damad.run_worker(parent).result == {"children": [{"n": 1}, {"n": 2}, {"n": 3}], "beside": 4}
+
+
+@pytest.mark.parametrize(("wait_in_process", "runs"), [(5.0, 1), (0, 2)])
+def test_main_runs_again_after_a_wait_for_subtasks_that_was_longer_than_its_process(
+    damad: Trials, folder: Path, wait_in_process: float, runs: int
+) -> None:
+    write(folder, "def main():\n    return {}\n", "child.py")
+    parent = write(folder, """
+        from damad import events, tasks
+
+        async def main():
+            await events.dispatch({"type": "x:BEGUN"})
+            child = await tasks.subtask("only", worker="child.py")
+            return {"children": await tasks.gather(child)}
+    """, "parent.py")  # fmt: skip
+    damad.wait_in_process = wait_in_process
+    trial = damad.run_worker(parent)
+    assert trial.result == {"children": [{}]}
+    assert (len(trial.payloads("x:BEGUN")), trial.state.attempt) == (runs, 1)
+
+
+def test_a_worker_that_waits_goes_on_once_the_test_said_what_it_waits_for(damad: Trials, folder: Path) -> None:
+    source = """
+        from damad import tasks
+
+        async def main():
+            return {"by": (await tasks.wait_for(":APPROVED"))["payload"]}
+    """
+    damad.wait_in_process = 0
+    trial = damad.run_worker(write(folder, source))
+    assert trial.state.state == "waiting"
+    with pytest.raises(IllegalTransition):
+        damad.run_again(trial)
+    with damad.here(trial.etl_context_id):
+        events.dispatch_sync({"type": ":APPROVED", "payload": "me"})
+    assert damad.run_again(trial).result == {"by": "me"}
 
 
 def test_what_lies_beside_a_worker_is_imported_anew_by_the_next(damad: Trials, tmp_path: Path) -> None:

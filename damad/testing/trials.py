@@ -7,6 +7,7 @@ is not ended. Time is that of Postgres, which nobody sets: what is due later is 
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from damad import background, config, context, processes, statefolder, tasks
+from damad.errors import Conflict
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import EventStore, TaskState
@@ -70,13 +72,18 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """Runs workers on one database. `folder`: the state folder of the host that they think they are on."""
+    """Runs workers on one database. `folder`: the state folder of the host that they think they are on.
+
+    wait_in_process: seconds; with 0, each wait ends the run, and `main` runs again from its start when it is over.
+    """
+
+    wait_in_process = 5.0
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self._folder = folder
         self._host_id = statefolder.make_host_id(folder)
-        self._store = EventStore(database)
+        self._store, self._schedule = EventStore(database), Schedule(database, self._host_id)
         self._roots: tuple[Path, ...] = ()
 
     @property
@@ -105,10 +112,14 @@ class Trials:
         return self._trial(queued)
 
     def run_again(self, trial: Trial) -> Trial:
-        """The next attempt of a task that failed: the same context, with what it recorded before."""
+        """The next run of a task that failed, or whose wait is over: the same context, with what it recorded before.
+
+        Raises IllegalTransition for a task that is done, or waits still.
+        """
         with self.here():
             if trial.state.state in ("failed", "cancelled"):
                 background.run(tasks.retry(trial.etl_context_id))
+        self._resumed(trial.etl_context_id)
         return self._trial(trial.etl_context_id)
 
     def _trial(self, etl_context_id: int) -> Trial:
@@ -119,19 +130,26 @@ class Trials:
         return Trial(state, background.run(self._store.read(etl_context_id)))
 
     def _run(self, etl_context_id: int) -> None:
-        with self._subtasks_run(etl_context_id):
-            _off_the_loop(lambda: self._attempt(etl_context_id))
+        """Runs a task once, and again each time that it ended to wait and the wait is over."""
+        while True:
+            with self._subtasks_run(etl_context_id):
+                _off_the_loop(lambda: self._attempt(etl_context_id))
+            if not self._resumed(etl_context_id):
+                return
+
+    def _resumed(self, etl_context_id: int) -> bool:
+        return bool(background.run(self._schedule.resume(shared=[], only=[etl_context_id])))
 
     def _attempt(self, etl_context_id: int) -> None:
         """Does around `main` what the worker's process does: claim, begin, call, conclude."""
         holder = processes.as_holder(processes.myself(), self._host_id)
-        schedule = Schedule(self.database, self._host_id)
-        background.run(schedule.claim_one(etl_context_id, holder=holder, lease=_LEASE))
+        background.run(self._schedule.claim_one(etl_context_id, holder=holder, lease=_LEASE))
         task = background.run(self._store.assignment(etl_context_id))
         settings = config.Config(state_dir=self._folder)
         claim = Claim(
             pg_env=PG_ENV, etl_context_id=etl_context_id, fence=task.fence, host_id=self._host_id,
             state_dir=self._folder, worker_roots=self._roots, queues={}, lease=_LEASE, max_result=settings.max_body,
+            wait_in_process=self.wait_in_process,
         )  # fmt: skip
         attempt = Attempt(claim, self.database, task)
         background.run(attempt.begin())
@@ -153,16 +171,27 @@ class Trials:
             running.join()
 
     def _run_subtasks(self, parent: int, over: threading.Event) -> None:
-        """Runs what the worker queues, until it has ended; what runs then comes to its end."""
+        """Runs what the worker queues, until it has ended and all that it queued has, or waits."""
         runs: dict[int, threading.Thread] = {}
-        while not over.wait(_LOOK_INTERVAL):
-            for task in background.run(self._store.tasks(states=_NOT_RUN_YET, parent_context_id=parent)):
-                id_ = task.etl_context_id
-                if id_ not in runs or not runs[id_].is_alive():
-                    runs[id_] = threading.Thread(target=self._run, args=(id_,), name=f"damad {id_}")
-                    runs[id_].start()
-        for run in runs.values():
-            run.join()
+        refused: set[int] = set()
+
+        def run(id_: int) -> None:
+            try:
+                self._run(id_)
+            except Conflict:  # somebody else had it go on: the test, say
+                refused.add(id_)
+
+        while True:
+            last = over.is_set()
+            there = background.run(self._store.tasks(states=_NOT_RUN_YET, parent_context_id=parent))
+            living = {id_ for id_, thread in runs.items() if thread.is_alive()}
+            new = {task.etl_context_id for task in there} - living - refused
+            for id_ in sorted(new):
+                runs[id_] = threading.Thread(target=run, args=(id_,), name=f"damad {id_}")
+                runs[id_].start()
+            if last and not new and not living:
+                return
+            time.sleep(_LOOK_INTERVAL)
 
 
 def _off_the_loop(call: Callable[[], T]) -> T:
