@@ -25,17 +25,18 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_NOT_FOR_SCHEDULES: Final = {
+NOT_FOR_SCHEDULES: Final = {
     "start_after": "a schedule says by its cron when its tasks start; jitter spreads them",
     "idempotency_key": "a schedule makes a task for every tick; one key would make them all the same task",
     "parent_context_id": "the tasks of a schedule have no parent",
     "initial_event": "a schedule takes a payload",
 }
+"""What a task takes and a schedule does not, and why."""
 _PASSED_ON: Final = frozenset({"worker", "payload", "source_id", "meta"})
 _MOST_RUNS: Final = 1000
 
 
-class _Fields(msgspec.Struct, frozen=True, kw_only=True):
+class ScheduleFields(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule that is asked for, less its task settings, which stand beside these fields."""
 
     cron: str
@@ -89,7 +90,7 @@ async def change(name: str, /, **given: Any) -> Read:
         raise InvalidInput("a schedule keeps its name", pointer="/name")
     async with events.transaction() as connection:
         was, at = await _schedules().lock(_known(name), on=connection)
-        known = {field: getattr(was, field) for field in _Fields.__struct_fields__}
+        known = {field: getattr(was, field) for field in ScheduleFields.__struct_fields__}
         fields, task_settings = _checked({**known, **was.settings, **given}, new_worker="worker" in given)
         next_tick = was.next_tick
         if (fields.cron, fields.zone) != (was.cron, was.zone) or (was.paused and not fields.paused):
@@ -192,13 +193,13 @@ def _request(schedule: Schedule) -> tasks.TaskRequest:
     return tasks.TaskRequest(**passed_on, settings=schedule.settings)
 
 
-def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[_Fields, dict[str, Any]]:
+def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[ScheduleFields, dict[str, Any]]:
     """The fields and the task settings of a schedule. Raises InvalidInput, which points at what does not fit."""
     given = {name: value for name, value in given.items() if value is not None}
-    for name, why in _NOT_FOR_SCHEDULES.items():
+    for name, why in NOT_FOR_SCHEDULES.items():
         if name in given:
             raise InvalidInput(f"{name} is nothing for a schedule: {why}", pointer=f"/{name}")
-    fields = shape.fit(dict(given), _Fields)
+    fields = shape.fit(dict(given), ScheduleFields)
     calendar.parse(fields.cron, fields.zone)
     for name, choices in (("overlap", OVERLAPS), ("missed", MISSED)):
         if getattr(fields, name) not in choices:
@@ -208,7 +209,7 @@ def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[_Fie
     shape.check_json(fields.payload, "the payload", pointer="/payload")
     check_meta(fields.meta)
     shape.check_json(fields.meta, "meta", pointer="/meta")
-    others = {name: value for name, value in given.items() if name not in _Fields.__struct_fields__}
+    others = {name: value for name, value in given.items() if name not in ScheduleFields.__struct_fields__}
     task_settings = settings.parse({"worker": fields.worker, **others})
     del task_settings["worker"]
     within = None if fields.missed_within is None else units.duration(fields.missed_within, pointer="/missed_within")
@@ -216,7 +217,7 @@ def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[_Fie
     return msgspec.structs.replace(fields, missed_within=within, jitter=jitter), task_settings
 
 
-def _values(name: str, fields: _Fields, task_settings: dict[str, Any], next_tick: datetime | None) -> list[Any]:
+def _values(name: str, fields: ScheduleFields, task_settings: dict[str, Any], next_tick: datetime | None) -> list[Any]:
     """In the order of add_schedule.sql."""
     return [
         name, fields.cron, fields.zone, fields.worker, fields.payload, fields.overlap, fields.missed,

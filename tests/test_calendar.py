@@ -78,6 +78,13 @@ def test_where_clocks_change_by_half_an_hour_each_half_past_is_there() -> None:
     ]  # fmt: skip
 
 
+def test_who_asks_amid_what_is_made_up_for_after_a_jump_is_told_the_rest_of_it() -> None:
+    when, jump = calendar.parse("*/20 30 2 * * *", BERLIN), datetime(2026, 3, 29, 1, tzinfo=UTC)
+    for seconds, left in ((0, [20, 40]), (20, [40]), (30, [40]), (40, [])):
+        found = when.within(jump + timedelta(seconds=seconds), jump + timedelta(hours=1))
+        assert [(tick - jump).total_seconds() for tick in found] == left
+
+
 def test_a_day_that_a_zone_left_out_is_made_up_for() -> None:
     assert ticks("0 12 * * *", "Pacific/Apia", "2011-12-29T13:00", 2) == ["31. 00:00 +1400", "31. 12:00 +1400"]
 

@@ -112,6 +112,18 @@ async def test_a_task_may_have_every_setting_and_nothing_else(house: House) -> N
         ("POST", "/v1/{pg_env}/contexts/{id}/cancel", None, 202),
         ("GET", "/v1/{pg_env}/contexts/{id}/final?timeout=0", None, 200),
         ("POST", "/v1/{pg_env}/contexts/{id}/retry", None, 202),
+        ("POST", "/v1/{pg_env}/schedules", {"name": "s", "cron": "@daily", "worker": "hello.py", "jitter": "1m"}, 201),
+        ("POST", "/v1/{pg_env}/schedules", {"name": "t", "cron": "@daily"}, 422),
+        ("GET", "/v1/{pg_env}/schedules", None, 200),
+        ("PATCH", "/v1/{pg_env}/schedules/{name}", {"cron": "@hourly", "retry_limit": 0, "jitter": None}, 200),
+        ("GET", "/v1/{pg_env}/schedules/{name}?next=2", None, 200),
+        ("POST", "/v1/{pg_env}/schedules/{name}/trigger", None, 201),
+        (
+            "POST",
+            "/v1/{pg_env}/schedules/{name}/backfill",
+            {"from": "2026-01-01T00:00:00Z", "until": "2026-01-01T01:00:00Z"},
+            201,
+        ),
         ("GET", "/v1/{pg_env}/events", None, 200),
         ("GET", "/dama-admin/{pg_env}/events/query?etl_context_id={id}", None, 200),
         ("GET", "/dama-admin/{pg_env}/getEtlProcessFinalEvent?etlContextId={id}", None, 200),
@@ -125,7 +137,7 @@ async def test_what_is_taken_and_answered_is_as_it_is_described(
 ) -> None:
     operation = (await document(house))["paths"][path.partition("?")[0]][method.lower()]
     given = {} if body is None else {"json": body}
-    async with house.ask(method, path.format(pg_env="main", id=task), **given) as response:
+    async with house.ask(method, path.format(pg_env="main", id=task, name="s"), **given) as response:
         assert response.status == status, await response.text()
         answered = msgspec.json.decode(await response.read())
     described = operation["responses"].get(str(status), operation["responses"]["default"])

@@ -14,16 +14,33 @@ from aiohttp.typedefs import Handler
 
 import damad
 from damad.eventstore.store import Queued, State, TaskState
-from damad.http import auth, contexts, events, feed, health, logs, metrics, original, problems, queues, tasks, wire
+from damad.http import (
+    auth,
+    contexts,
+    events,
+    feed,
+    health,
+    logs,
+    metrics,
+    original,
+    problems,
+    queues,
+    schedules,
+    tasks,
+    wire,
+)  # fmt: skip
 from damad.model.event import RecordedEvent
 from damad.model.queue import TASK_SETTINGS, QueueFields
 from damad.model.settings import DURATIONS, TaskSettings
+from damad.model.ticks import MISSED, OVERLAPS, Schedule
 from damad.queues import QueueState
+from damad.schedules import NOT_FOR_SCHEDULES, ScheduleFields, Tick
 
 _REF: Final = "#/components/schemas/{name}"
 _STRUCTS: Final = (
     RecordedEvent, State, TaskState, Queued, events.EventFields, contexts.ContextFields, tasks.TaskFields, TaskSettings,
-    QueueFields, QueueState, problems.Problem,
+    QueueFields, QueueState, ScheduleFields, schedules.NewSchedule, schedules.RangeFields, Schedule, Tick,
+    problems.Problem,
 )  # fmt: skip
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _NAMED: Final = re.compile(r"^(?:GET|POST|PATCH|PUT|DELETE)[^:]*: ")
@@ -115,6 +132,13 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
     queues.list_queues: Operation(answers={200: _page(_ref(QueueState))}),
     queues.read_queue: Operation(answers={200: _ref(QueueState)}),
     queues.change_queue: Operation(body=_ref(QueueFields), answers={200: _ref(QueueState)}),
+    schedules.list_schedules: Operation(query=schedules.ListQuery, answers={200: _page(_ref(Schedule))}),
+    schedules.add_schedule: Operation(body=_ref(schedules.NewSchedule), answers={201: _ref(Schedule)}),
+    schedules.read_schedule: Operation(query=schedules.ScheduleQuery, answers={200: _ref(Schedule)}),
+    schedules.change_schedule: Operation(body=_ref(ScheduleFields), answers={200: _ref(Schedule)}),
+    schedules.remove_schedule: Operation(answers={204: {}}),
+    schedules.trigger_schedule: Operation(answers={201: _ref(Queued)}),
+    schedules.backfill_schedule: Operation(body=_ref(schedules.RangeFields), answers={201: _array(_ref(Tick))}),
     health.is_alive: Operation(answers={200: {"type": "object"}}),
     health.is_ready: Operation(answers={200: {"type": "object"}}),
     metrics.read_metrics: Operation(answers={200: _TEXT}, media="text/plain"),
@@ -208,7 +232,25 @@ def _schemas() -> dict[str, Any]:
     task["properties"] = settings | task["properties"]
     queue["properties"] |= {name: _or_null(settings[name]) for name in sorted(TASK_SETTINGS)}
     task["additionalProperties"] = queue["additionalProperties"] = False
+    _complete_schedules(schemas, settings)
     return schemas
+
+
+def _complete_schedules(schemas: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Beside the fields of a schedule stand the settings of its tasks, in what is given and in what is shown."""
+    names, null = sorted(settings.keys() - NOT_FOR_SCHEDULES.keys() - {"worker"}), {"type": "null"}
+    others = {name: _either(settings[name], null) for name in names}
+    fields = schemas[ScheduleFields.__name__]
+    fields["properties"] |= {"overlap": {"enum": [*OVERLAPS, None]}, "missed": {"enum": [*MISSED, None]}}
+    fields["properties"] = {name: _either(schema, null) for name, schema in fields["properties"].items()}
+    new, shown = schemas[schedules.NewSchedule.__name__], schemas[Schedule.__name__]
+    new["properties"] = fields["properties"] | new["properties"] | others
+    new["required"] = [*new["required"], *fields.pop("required")]
+    fields["properties"] |= others
+    new["additionalProperties"] = fields["additionalProperties"] = False
+    del shown["properties"]["settings"]
+    shown["properties"] |= others | {"next_runs": _array({"type": "string", "format": "date-time"})}
+    shown["required"].remove("settings")
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

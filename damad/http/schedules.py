@@ -13,8 +13,8 @@ from damad.http import cursors, wire
 from damad.model.shape import fit
 
 
-class _Named(msgspec.Struct, frozen=True):
-    """The name that a new schedule must have."""
+class NewSchedule(msgspec.Struct, frozen=True):
+    """The name that a new schedule has beside its fields."""
 
     name: str
 
@@ -51,7 +51,7 @@ async def add_schedule(request: web.Request) -> web.Response:
     """POST /schedules: a new one."""
     wire.query(request, wire.NoQuery)
     given = _object(await wire.read_json(request))
-    name = fit(given, _Named).name
+    name = fit(given, NewSchedule).name
     read = await schedules.add(name, **{field: value for field, value in given.items() if field != "name"})
     location = f"/v1/{request.match_info['pg_env']}/schedules/{name}"
     return wire.answer(_shown(read), status=201, headers={"Location": location})

@@ -80,7 +80,7 @@ GUARDS = (
         CALENDAR,
         "        begin -= _LONGEST_JUMP",
         "        begin -= 0 * _LONGEST_JUMP",
-        (f"{NIGHTS}::test_the_ticks_of_a_span_are_those_of_its_parts_and_those_that_come_one_by_one",),
+        (f"{NIGHTS}::test_who_asks_amid_what_is_made_up_for_after_a_jump_is_told_the_rest_of_it",),
     ),
     Guard(
         "a task that is to be terminated has no grace",
