@@ -159,7 +159,7 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           AS j (id, type, version, moment, event_id, last)
         WHERE c.etl_context_id = j.id AND j.last IS NOT FALSE;
 
-      IF kinds && '{CLAIMED,STARTED,RETRY,RELEASED}' THEN
+      IF kinds && '{CLAIMED,STARTED,RETRY,RELEASED,WAITING}' THEN
         PERFORM data_manager.refuse('DA007', format('the payload of %s does not fit', j.type),
                                     jsonb_build_object('type', j.type, 'payload', j.payload))
           FROM unnest(kinds, types, payloads) AS j (kind, type, payload)

@@ -1,13 +1,15 @@
--- Whether contexts have ended: all of those named or, where that is enough, any of them. The last ones are asked first:
+-- Whether the children that a task waits for have ended: all or, where that is enough, any. The last ones are asked first:
 -- of many that were queued together they are the ones that end last, so that the answer is mostly found at once.
-CREATE OR REPLACE FUNCTION data_manager.have_ended(ids bigint[], any_of_them boolean)
+CREATE OR REPLACE FUNCTION data_manager.have_ended(waits_for jsonb)
   RETURNS boolean
   LANGUAGE plpgsql STABLE
   SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off
   AS $$
     DECLARE
-      ended  boolean;
+      ids          bigint[] := ARRAY (SELECT jsonb_array_elements_text(waits_for -> 'children')::bigint);
+      any_of_them  boolean  := coalesce(waits_for -> 'any' = 'true', false);
+      ended        boolean;
     BEGIN
       FOR place IN REVERSE cardinality(ids) .. 1 LOOP
         SELECT coalesce(t.state IN ('done', 'failed', 'cancelled'), c.etl_status = 'DONE') INTO ended
@@ -43,9 +45,7 @@ CREATE OR REPLACE FUNCTION data_manager.end_of_wait(id bigint, waits_for jsonb, 
           RETURN jsonb_build_object('name', waits_for -> 'name', 'reason', 'event', 'version', met);
         END IF;
       END IF;
-      IF waits_for ->> 'children' IS NOT NULL
-        AND data_manager.have_ended(ARRAY (SELECT jsonb_array_elements_text(waits_for -> 'children')::bigint),
-                                    coalesce(waits_for -> 'any' = 'true', false)) THEN
+      IF waits_for ->> 'children' IS NOT NULL AND data_manager.have_ended(waits_for) THEN
         RETURN jsonb_build_object('name', waits_for -> 'name', 'reason', 'children');
       END IF;
       IF waits_for ->> 'until' IS NOT NULL AND run_at <= clock_timestamp() THEN
@@ -68,6 +68,7 @@ CREATE OR REPLACE FUNCTION data_manager.resume_tasks(host_id uuid, shared text[]
   SET enable_seqscan = off
   AS $$
     DECLARE
+      now       timestamptz := clock_timestamp();
       ids       bigint[];
       payloads  jsonb[];
     BEGIN
@@ -86,7 +87,15 @@ CREATE OR REPLACE FUNCTION data_manager.resume_tasks(host_id uuid, shared text[]
             AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
             AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
             AND t.etl_context_id <> ALL (leave_out)
-            AND data_manager.end_of_wait(t.etl_context_id, t.waits_for, t.run_at) IS NOT NULL
+            AND (
+              t.waits_for ->> 'until' IS NOT NULL AND t.run_at <= now
+              OR t.waits_for ->> 'event' IS NOT NULL AND EXISTS (
+                SELECT FROM data_manager.event_store e
+                  WHERE e.etl_context_id = t.etl_context_id AND e.version > (t.waits_for ->> 'after_version')::bigint
+                    AND e.type = t.waits_for ->> 'event'
+              )
+              OR t.waits_for ->> 'children' IS NOT NULL AND data_manager.have_ended(t.waits_for)
+            )
           LIMIT 1000
           FOR NO KEY UPDATE OF c, t SKIP LOCKED
       );

@@ -23,6 +23,7 @@ from damad.scheduler.decisions import Held
 log = structlog.get_logger()
 T = TypeVar("T")
 
+_RESTS: Final = 9
 _PARKED_FOR: Final = 60.0
 """Seconds until a task whose claim failed is tried again: somebody may have mended it."""
 
@@ -47,6 +48,7 @@ class Claims:
         self._clock = clock
         self._bulkhead = bulkhead
         self._parked: dict[int, float] = {}
+        self._resume_at = 0.0
         self._stored: dict[str, StoredQueue] = {}
 
     def learn(self, stored: Mapping[str, StoredQueue]) -> None:
@@ -90,10 +92,21 @@ class Claims:
             lambda parked: self._claim_once(free, [*parked, *leave_out], only), queue=free.queue
         )
 
-    async def resume(self, only: Sequence[int] | None) -> None:
-        """Queues again those tasks, or all of this host, that have waited long enough."""
+    async def resume(self, only: Sequence[int] | None, moments: list[float]) -> None:
+        """Queues again those tasks, or all of this host, that have waited long enough.
+
+        To look at what very many wait for takes a while: it rests so long that it takes a tenth of the time at most,
+        and adds to `moments` when to look again.
+        """
+        begun = time.monotonic()
+        if begun < self._resume_at:
+            moments.append(self._resume_at - begun)
+            return
         resume = partial(self._schedule.resume, shared=self.shared(), only=only)
-        if await self._but_for_broken(lambda parked: resume(leave_out=parked)):
+        resumed = await self._but_for_broken(lambda parked: resume(leave_out=parked))
+        ended = time.monotonic()
+        self._resume_at = ended + _RESTS * (ended - begun)
+        if resumed:
             failpoints.hit("supervisor.resumed")
 
     async def _but_for_broken(self, ask: Callable[[list[int]], Awaitable[list[T]]], **about: Any) -> list[T]:

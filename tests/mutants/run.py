@@ -28,6 +28,7 @@ import guards_of_limits
 import guards_of_processes
 import guards_of_queues
 import guards_of_schedules
+import guards_of_waits
 from guard import Guard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_processes.GUARDS,
     *guards_of_queues.GUARDS,
     *guards_of_schedules.GUARDS,
+    *guards_of_waits.GUARDS,
 )
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0
