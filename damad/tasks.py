@@ -22,7 +22,8 @@ from damad.errors import (
     TaskFailed,
     VersionConflict,
 )
-from damad.eventstore import intents, leases
+from damad.eventstore import ended, intents, leases
+from damad.eventstore.ended import Ended
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
 from damad.model import settings, shape
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
@@ -187,6 +188,42 @@ async def retry(etl_context_id: int) -> State:
     append = Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)
     await store.append([append], on=on)
     return await store.state(etl_context_id, on=on)
+
+
+class Redriven(msgspec.Struct, frozen=True):
+    """What became of tasks that were to run again: how many matched and were queued, and why the others were not."""
+
+    matched: int
+    requeued: int
+    refused: dict[int, str]
+
+
+async def count(which: Ended) -> int:
+    """How many tasks match."""
+    return sum([len(some) async for some in ended.ids(context.current().store.database, which)])
+
+
+def check_retryable(which: Ended) -> None:
+    """Raises InvalidInput for a state in which no task is retried."""
+    for state in which.states:
+        if state not in ("failed", "cancelled"):
+            raise InvalidInput(f"{state!r} is neither failed nor cancelled; no other task is retried", pointer="/state")
+
+
+async def retry_all(which: Ended) -> Redriven:
+    """`retry` for every task that matches, a thousand in a transaction. One that cannot be retried keeps no other.
+
+    Raises InvalidInput for a state in which no task is retried, and Unavailable: what was queued by then is.
+    """
+    check_retryable(which)
+    database = context.current().store.database
+    await intents.forget_cancels(database)
+    matched, refused = 0, dict[int, str]()
+    async for some in ended.ids(database, which):
+        matched += len(some)
+        answers = await ended.requeue(database, some)
+        refused |= {id_: str(refusal) for id_, refusal in answers.items() if refusal is not None}
+    return Redriven(matched, matched - len(refused), refused)
 
 
 async def _task(etl_context_id: int) -> State:

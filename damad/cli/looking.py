@@ -16,10 +16,11 @@ def tasks(
     queue: str | None = None,
     parent: int | None = None,
     limit: int = 50,
+    by_error: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
     where: Where | None = None,
 ) -> int:
-    """List tasks, newest first.
+    """List tasks, newest first; with --by-error, what those that failed failed of, the commonest first.
 
     Parameters
     ----------
@@ -31,23 +32,53 @@ def tasks(
         Only the children of this context.
     limit
         At most so many.
+    by_error
+        How many there are of each kind of failure and first line of its message.
     """
     from damad.cli import session
+    from damad.errors import InvalidInput
 
+    if by_error:
+        if parent is not None:
+            raise InvalidInput("--by-error goes by --state and --queue; leave --parent out")
+        return session.go(_by_error(state, queue, limit, json, where or Where()))
     return session.go(_tasks(state, queue, parent, limit, json, where or Where()))
+
+
+async def _by_error(state: str | None, queue: str | None, limit: int, json: bool, where: Where) -> int:
+    from damad.cli import render, session
+    from damad.eventstore import ended
+
+    which = ended.Ended(states=_states(state or "failed"), queue=queue)
+    _check_limit(limit)
+    async with session.opened(where) as ambient:
+        found = await ended.causes(ambient.store.database, which, limit=limit)
+    render.as_json(found) if json else render.causes(found)
+    return 0
+
+
+def _states(text: str) -> list[str]:
+    from damad.errors import InvalidInput
+    from damad.model.lifecycle import TASK_STATES
+
+    for name in text.split(","):
+        if name not in TASK_STATES:
+            raise InvalidInput(f"there is no state {name!r}; there are {', '.join(TASK_STATES)}")
+    return text.split(",")
+
+
+def _check_limit(limit: int) -> None:
+    from damad.errors import InvalidInput
+
+    if limit < 1:
+        raise InvalidInput("--limit is a number from 1")
 
 
 async def _tasks(state: str | None, queue: str | None, parent: int | None, limit: int, json: bool, where: Where) -> int:
     from damad.cli import render, session
-    from damad.errors import InvalidInput
-    from damad.model.lifecycle import TASK_STATES
 
-    states = state.split(",") if state else None
-    for name in states or []:
-        if name not in TASK_STATES:
-            raise InvalidInput(f"there is no state {name!r}; there are {', '.join(TASK_STATES)}")
-    if limit < 1:
-        raise InvalidInput("--limit is a number from 1")
+    states = _states(state) if state else None
+    _check_limit(limit)
     session.reference(parent, "parent")
     async with session.opened(where) as ambient:
         found = await ambient.store.tasks(states=states, queue=queue, parent_context_id=parent, limit=limit)

@@ -158,12 +158,64 @@ def cancel(id: str, /, *, json: Json = False, where: Where | None = None) -> int
     return session.go(_change(tasks.cancel, id, json, where or Where()))
 
 
-def retry(id: str, /, *, json: Json = False, where: Where | None = None) -> int:
-    """Queue a failed or cancelled task again, its checkpoints and steps kept."""
+def retry(
+    id: str | None = None,
+    /,
+    *,
+    state: str | None = None,
+    queue: str | None = None,
+    error: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    where: Where | None = None,
+) -> int:
+    """Queue a failed or cancelled task again, its checkpoints and steps kept; with --state, all that match.
+
+    Parameters
+    ----------
+    state
+        All tasks in this state: failed, cancelled, or both with a comma between.
+    queue
+        Of them those of this queue.
+    error
+        Of them those whose last error's message has this text in it.
+    dry_run
+        Only say how many they are.
+    """
     from damad import tasks
     from damad.cli import session
+    from damad.errors import InvalidInput
 
-    return session.go(_change(tasks.retry, id, json, where or Where()))
+    if (id is None) == (state is None):
+        raise InvalidInput("name one task, or all of a --state")
+    if id is not None:
+        if queue is not None or error is not None or dry_run:
+            raise InvalidInput("--queue, --error and --dry-run go with --state, and not with one task")
+        return session.go(_change(tasks.retry, id, json, where or Where()))
+    return session.go(_retry_all((state or "").split(","), queue, error, dry_run, json, where or Where()))
+
+
+async def _retry_all(
+    states: list[str], queue: str | None, error: str | None, dry_run: bool, json: bool, where: Where
+) -> int:
+    """Says how many they are, and what became of them. Exit code 1 where one of them was not queued."""
+    from damad import tasks
+    from damad.cli import render, session
+    from damad.eventstore.ended import Ended
+
+    which = Ended(states=states, queue=queue, error=error)
+    tasks.check_retryable(which)
+    async with session.opened(where, lock_timeout=_LOCK_TIMEOUT):
+        matched = await tasks.count(which)
+        print(f"{matched} tasks match", file=sys.stderr)
+        done = tasks.Redriven(matched, 0, {}) if dry_run else await tasks.retry_all(which)
+    if json:
+        render.as_json(done)
+    elif not dry_run:
+        print(f"{done.requeued} of them are queued again", file=sys.stderr)
+    for id_, why in done.refused.items():
+        print(f"damad: task {id_}: {why}", file=sys.stderr)
+    return 1 if done.refused else 0
 
 
 async def _change(function: Any, id_: str, json: bool, where: Where) -> int:

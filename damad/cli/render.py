@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from damad.eventstore.ended import Cause
 from damad.eventstore.schedules import Read
 from damad.eventstore.store import State, TaskState
 from damad.model.event import RecordedEvent
@@ -52,6 +53,15 @@ def tasks(states: Sequence[State]) -> None:
                 _ago(state.created_at), _took(state), note,
             )  # fmt: skip
     _print(table if states else "no tasks")
+
+
+def causes(found: Sequence[Cause]) -> None:
+    """A table of what tasks failed of."""
+    table = _table("tasks", "kind", "newest", "message")
+    for cause in found:
+        message = Text(cause.message or "", overflow="ellipsis", no_wrap=True)
+        table.add_row(str(cause.tasks), cause.kind or "–", str(cause.newest), message)
+    _print(table if found else "no tasks that failed")
 
 
 def queues(states: Sequence[QueueState]) -> None:
