@@ -29,7 +29,7 @@ from damad.http import (
     tasks,
     wire,
 )  # fmt: skip
-from damad.model.event import RecordedEvent
+from damad.model.event import MAX_TYPE_LENGTH, TYPE, RecordedEvent
 from damad.model.queue import TASK_SETTINGS, QueueFields
 from damad.model.settings import DURATIONS, TaskSettings
 from damad.model.ticks import MISSED, OVERLAPS, Schedule
@@ -64,11 +64,14 @@ def _object(**members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _page(of: Mapping[str, Any]) -> dict[str, Any]:
-    return _object(items=_array(of), next={"type": ["string", "null"]})
+    return _object(items=_array(of), next=_either(_CURSOR, {"type": "null"}))
 
 
 _ID: Final = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
+_NAME: Final = {"type": "string", "pattern": "^[a-z][a-z0-9_]*$", "maxLength": 63}
+_CURSOR: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
 _EVENT: Final = _ref(RecordedEvent)
+_TYPE: Final = {"type": "string", "pattern": f"^{TYPE.pattern}$", "maxLength": MAX_TYPE_LENGTH}
 _STATE: Final = _either(_ref(State), _ref(TaskState))
 _OLD_EVENT: Final = _object(
     event_id=_ID, etl_context_id=_ID, type={"type": "string"}, payload={}, meta={"type": "object"},
@@ -97,6 +100,11 @@ def _many(shape: type) -> dict[str, Any]:
     return _either(_ref(shape), {"type": "array", "minItems": 1, "items": _ref(shape)})
 
 
+_HEADERS: Final = {
+    "If-Match": {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"(, (W/)?"[^"]*")*)$'},
+    "Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,1024}$"},
+    "Last-Event-ID": _CURSOR,
+}
 _RESUMES: Final = {"Last-Event-ID": "In a stream: the cursor to go on after"}
 OPERATIONS: Final[Mapping[Handler, Operation]] = {
     events.append_events: Operation(
@@ -145,13 +153,14 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
 }
 
 
-def document(app: web.Application) -> dict[str, Any]:
-    """The OpenAPI document of an application: each of its routes, and nothing else."""
+def document(app: web.Application, also: Mapping[Handler, Operation]) -> dict[str, Any]:
+    """The OpenAPI document of an application: each of its routes, and nothing else. `also`: more operations."""
+    known = {**OPERATIONS, **also}
     paths: dict[str, dict[str, Any]] = {}
     for route in app.router.routes():
         if route.method != hdrs.METH_HEAD and route.resource is not None:
             path = route.resource.canonical
-            paths.setdefault(path, {})[route.method.lower()] = _operation(path, route.method, route.handler)
+            paths.setdefault(path, {})[route.method.lower()] = _operation(path, route.handler, known)
     bearer = {"type": "http", "scheme": "bearer", "description": "The token in the state folder; none on the socket"}
     return {
         "openapi": "3.1.0",
@@ -162,8 +171,8 @@ def document(app: web.Application) -> dict[str, Any]:
     }
 
 
-def _operation(path: str, method: str, handler: Any) -> dict[str, Any]:
-    about = OPERATIONS.get(handler, Operation())
+def _operation(path: str, handler: Any, known: Mapping[Handler, Operation]) -> dict[str, Any]:
+    about = known.get(handler, Operation())
     summary, _, more = (handler.__doc__ or "").partition("\n")
     made: dict[str, Any] = {
         "operationId": handler.__name__,
@@ -192,9 +201,8 @@ def _answer(about: Operation, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
-    schemas = {"id": _ID, "pg_env": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$"}}
     return [
-        {"name": name, "in": "path", "required": True, "schema": schemas.get(name, _TEXT)}
+        {"name": name, "in": "path", "required": True, "schema": _ID if name == "id" else _NAME}
         for name in _PARAMETER.findall(path)
     ]
 
@@ -204,6 +212,8 @@ def _query_parameters(shape: type[msgspec.Struct]) -> list[dict[str, Any]]:
     for field in msgspec.structs.fields(shape):
         one: dict[str, Any] = {"name": field.encode_name, "in": "query", "required": field.required}
         one["schema"] = _without_null(msgspec.json.schema(field.type))
+        if field.name == "cursor":
+            one["schema"] = _CURSOR
         if one["schema"].get("type") == "array":
             one |= {"style": "form", "explode": False}
         if field.default is not msgspec.NODEFAULT and field.default not in (None, ()):
@@ -219,7 +229,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _header_parameters(headers: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "header", "description": what, "schema": _TEXT} for name, what in headers.items()]
+    return [
+        {"name": name, "in": "header", "description": what, "schema": _HEADERS[name]} for name, what in headers.items()
+    ]
 
 
 def _schemas() -> dict[str, Any]:
@@ -230,6 +242,7 @@ def _schemas() -> dict[str, Any]:
     del settings["dama_host_id"]  # where it is queued, and nobody's to give
     task, queue = schemas[tasks.TaskFields.__name__], schemas[QueueFields.__name__]
     task["properties"] = settings | task["properties"]
+    schemas[events.EventFields.__name__]["properties"]["type"] = _TYPE
     queue["properties"] |= {name: _or_null(settings[name]) for name in sorted(TASK_SETTINGS)}
     task["additionalProperties"] = queue["additionalProperties"] = False
     _complete_schedules(schemas, settings)

@@ -21,7 +21,8 @@ SETTINGS_KEY: Final = "__dama_task_manager__"
 
 MAX_TYPE_LENGTH: Final = 255
 _NO_EVENT_OF_OURS: Final = frozenset({"EVENT", "EVENT_ERROR", "TASK_INITIAL"})
-_TYPE = re.compile(r"[A-Za-z0-9_./:-]*:[A-Z][A-Z0-9_]*")
+TYPE: Final = re.compile(r"[A-Za-z0-9_./:-]*:[A-Z][A-Z0-9_]*")
+"""How a type is written."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -77,7 +78,7 @@ def looks_like_event(value: Any) -> bool:
 
 def check_type(type_: str, *, pointer: str = "/type") -> None:
     """Raises InvalidInput unless the type is one that damad's functions take (contract, section 5)."""
-    if len(type_) > MAX_TYPE_LENGTH or not _TYPE.fullmatch(type_):
+    if len(type_) > MAX_TYPE_LENGTH or not TYPE.fullmatch(type_):
         raise InvalidInput(
             f"type {type_[:80]!r} is not an event type: at most {MAX_TYPE_LENGTH} of A-Z a-z 0-9 _ . / : -, "
             "ending in a colon and capitals, like gtfs:LOADED",
