@@ -19,6 +19,8 @@ NAMES: Final = (
     "supervisor.concluded",  # the failure is appended, the records are still there
     "supervisor.killed",  # a worker was asked to stop
     "supervisor.resumed",  # a wait is over and its task queued again, nothing is claimed
+    "ticks.queued",  # the tasks of a schedule's ticks are queued, nothing is committed
+    "ticks.taken",  # that is committed, and nothing is said of it
     "parent.begun",  # the parent lives, nothing is forked
     "parent.forked",  # the worker's process waits, nothing is on record
     "parent.recorded",  # it is on record who runs, the worker's process has not begun

@@ -6,7 +6,9 @@ Also the embedded one: whoever uses it keeps it, and the last one out stops it.
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest_asyncio
 from daemon_support import Daemon, Site, gone, site_of, until
 from postgres_support import make_template, sql
 
-from damad import processes
+from damad import events, processes, schedules
 from damad.eventstore.embedded import EmbeddedPostgres
 
 SETTINGS = {"DAMAD_POLL_INTERVAL": "500ms", "DAMAD_QUEUE_DEFAULT_RETRY_LIMIT": "0", "DAMAD_GRACE": "500ms"}
@@ -98,6 +100,44 @@ async def test_what_runs_goes_on_what_it_says_arrives_and_the_daemon_is_back_by_
     assert await site.types(speaks) == [":INITIAL", "CLAIMED", "STARTED", ":HERE", ":LATER", ":FINAL"]
     assert (await site.ended(dies)).error["signal"] == 9
     assert (await site.run("def main():\n    return {}\n")).state == "done"
+    await daemon.quiet()
+    await site.verified()
+    assert await daemon.stop() == 0
+    assert "Traceback" not in daemon.log, daemon.log
+
+
+async def test_ticks_that_come_while_postgres_is_away_are_missed_and_made_up_for(
+    site: Site, postgres: Postgres
+) -> None:
+    async def ticks() -> list[datetime]:
+        found = await events.persist(lambda: site.store().tasks(limit=1000))
+        return sorted(datetime.fromisoformat(state.settings["tick"]) for state in found)
+
+    site.worker("def main():\n    return {}\n", "ok.py")
+    daemon = Daemon(site)
+    await daemon.start()
+    with site.here():
+        await schedules.add("s", cron="* * * * * *", worker="ok.py", overlap="allow_all", missed="all")
+
+    async def three() -> bool:
+        return len(await ticks()) >= 3
+
+    await until(three)
+    await postgres.crash()
+    await until(lambda: "ticks wait for Postgres" in daemon.log)
+    went = time.time()
+    await until(lambda: time.time() > went + 3)
+    await postgres.start()
+
+    async def some_after_it() -> bool:
+        return (await ticks())[-1].timestamp() > went + 6
+
+    await until(some_after_it)
+    with site.here():
+        await schedules.remove("s")
+    made = await ticks()
+    assert made == [made[0] + timedelta(seconds=number) for number in range(len(made))]
+    assert "ticks were missed" in daemon.log
     await daemon.quiet()
     await site.verified()
     assert await daemon.stop() == 0

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from daemon_support import PG_ENV, Daemon, Site, daemon_on, site_of, until
 
-from damad import schedules
+from damad import failpoints, schedules
 from damad import tasks as core
 from damad.model.ticks import Schedule
 
@@ -125,6 +125,27 @@ async def test_every_second_over_a_restart_of_five_seconds_each_policy_gives_its
     assert len(while_nobody_was_there) >= 4
     assert while_nobody_was_there <= {tick for gap in gaps for tick in gap}
     assert await daemon.stop() == 0
+    await site.verified()
+
+
+@pytest.mark.parametrize("action", ["kill", "raise", "delay"])
+@pytest.mark.parametrize("name", [name for name in failpoints.NAMES if name.startswith("ticks.")])
+async def test_every_tick_is_taken_once_whatever_happens_to_who_takes_it_at(site: Site, name: str, action: str) -> None:
+    hit, clean = Daemon(site), Daemon(site)
+    await hit.start(DAMAD_FAILPOINT=f"{name}:{action}")
+    await add(site, overlap="allow_all", missed="all", queue="idle")
+    if action == "kill":
+        assert await hit.exits() == -9
+    else:
+        await ticked(site, 4)
+        assert ("Failpoint" in hit.log) is (action == "raise")
+        await hit.kill()
+    await clean.start()
+    await ticked(site, 3, after=await now(site))
+    await change(site, paused=True)
+    made = await ticks(site)
+    assert made == seconds(made[0], made[-1])
+    assert await clean.stop() == 0
     await site.verified()
 
 

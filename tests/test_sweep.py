@@ -195,6 +195,7 @@ DAMAGES = [
     ("error", "NULL"),
     ("error", '\'{"kind": "exit"}\'::jsonb'),
     ("idempotency_key", "etl_context_id::text"),
+    ("schedule", "'another'"),
     ("waits_for", "'{}'::jsonb"),
     ("start_by", "run_at"),
     ("singleton_key", "etl_context_id::text"),

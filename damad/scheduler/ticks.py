@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from damad import context, events, schedules, tasks
+from damad import context, events, failpoints, schedules, tasks
 from damad.backoff import Backoff
 from damad.context import EtlContext
 from damad.errors import Conflict, ContextBusy, Unavailable
@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 _MOMENT: Final = 0.05
 """Seconds until a schedule is looked at again that another daemon is at."""
+_AGAIN: Final = 1.0
+"""Seconds until a schedule is looked at again whose ticks could not be taken."""
 _BREATH: Final = 0.1
 """Seconds between two looks because tasks ended: many may end, and most are none of a schedule's."""
 
@@ -70,7 +72,9 @@ class Ticks:
             if not await self._bulkhead.alone(self._take(name, self._since), False, **about):
                 broken.append(name)
         seconds, waiting = await self._schedules.next_tick(leave_out=broken)
-        return min(self._poll_interval, self._poll_interval if seconds is None else max(seconds, _MOMENT)), waiting
+        pauses = [self._poll_interval, *([_AGAIN] if broken else [])]
+        pauses += [] if seconds is None else [max(seconds, _MOMENT)]
+        return min(pauses), waiting
 
     async def _take(self, name: str, since: datetime) -> bool:
         """Takes the ticks of one schedule that are due, unless another daemon is at it. Always True."""
@@ -83,7 +87,9 @@ class Ticks:
                 runs = await self._schedules.open_runs(name, on=connection)
                 plan = ticks.plan(read.schedule, now=read.at, since=since, busy=bool(runs))
                 await schedules.queue_ticks(read.schedule, plan.start, on=connection)
+                failpoints.hit("ticks.queued")
                 await self._schedules.advance(name, plan, on=connection)
+            failpoints.hit("ticks.taken")
             schedule, more = read.schedule, plan.more
             _say(schedule, plan, pg_env=self._ambient.pg_env)
             if plan.buffered and schedule.overlap in STOPPING:

@@ -60,6 +60,8 @@ async def main(initial_event):
 )
 
 
+OF_TASKS = [name for name in failpoints.NAMES if not name.startswith("ticks.")]
+"""The places that a task passes. Those of schedules: tests/test_schedules_daemon.py."""
 ALONE = [name for name in failpoints.NAMES if name.startswith(("parent.", "runner.")) or "launch" in name]
 """The places that a process passes which no fork server has forked."""
 
@@ -71,7 +73,7 @@ ALONE = [name for name in failpoints.NAMES if name.startswith(("parent.", "runne
 )
 @pytest.mark.parametrize("action", ["kill", "raise", "delay"])
 @pytest.mark.parametrize(
-    ("forked", "name"), [("true", name) for name in failpoints.NAMES] + [("false", name) for name in ALONE]
+    ("forked", "name"), [("true", name) for name in OF_TASKS] + [("false", name) for name in ALONE]
 )
 async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, action: str, forked: str) -> None:
     """forked: by a fork server, or each process by itself."""
