@@ -37,9 +37,9 @@ def etag(version: int) -> str:
 
 def idempotency_key(request: web.Request) -> str | None:
     """The key that the request carries, without its quotes. Raises InvalidInput for one that is none."""
-    given = request.headers.getall(_KEY, ())
-    if not given:
+    if _KEY not in request.headers:
         return None
+    given = request.headers.getall(_KEY)
     key = given[0].strip()
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = re.sub(r"\\(.)", r"\1", key[1:-1])
@@ -64,12 +64,12 @@ def named(new: Sequence[E], etl_context_id: int, key: str) -> list[E]:
 
 
 async def matching_version(request: web.Request, etl_context_id: int) -> int | None:
-    """The version that If-Match wants the context to have; None where it wants none in particular.
+    """The version that If-Match, which the request has, wants of the context; None where any will do.
 
     Raises InvalidInput for what is no ETag, NotFound, and PreconditionFailed where no version is such.
     """
-    given = request.headers.getall(hdrs.IF_MATCH, ())
-    if not given or given[0].strip() == "*":
+    given = request.headers.getall(hdrs.IF_MATCH)
+    if given[0].strip() == "*":
         return None
     text = ",".join(given)
     if not _TAGS.fullmatch(text):

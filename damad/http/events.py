@@ -38,8 +38,8 @@ async def append_events(request: web.Request) -> web.Response:
     fields = [fit(item, EventFields, pointer=pointer) for pointer, item in asked]
     if (key := conditions.idempotency_key(request)) is not None:
         fields = conditions.named(fields, id_, key)
-    expected, if_match = [field.expected_version for field in fields], await conditions.matching_version(request, id_)
-    if if_match is not None:
+    expected, if_match = [field.expected_version for field in fields], None
+    if hdrs.IF_MATCH in request.headers and (if_match := await conditions.matching_version(request, id_)) is not None:
         expected[0] = _agreed(if_match, expected[0])
     try:
         done = await events.append(

@@ -103,7 +103,7 @@ def _many(shape: type) -> dict[str, Any]:
 _HEADERS: Final = {
     "If-Match": {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"(, (W/)?"[^"]*")*)$'},
     "Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,1024}$"},
-    "Last-Event-ID": _CURSOR,
+    "Last-Event-ID": _TEXT,
 }
 _RESUMES: Final = {"Last-Event-ID": "In a stream: the cursor to go on after"}
 OPERATIONS: Final[Mapping[Handler, Operation]] = {
