@@ -8,19 +8,27 @@ WITH late AS MATERIALIZED (
         OR e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot))))
       AND e.event_id <= $2
       AND e.event_id > coalesce((SELECT max(up_to_event_id) FROM data_manager.feed_epochs), 0)
-), new AS (
-  SELECT e.event_id FROM data_manager.event_store e WHERE e.event_id > $2
+), unseen AS (
+  SELECT e.etl_context_id, e.type, e.payload, e._created_timestamp
+    FROM data_manager.event_store e WHERE e.event_id > $2
+  UNION ALL
+  SELECT e.etl_context_id, e.type, e.payload, e._created_timestamp
+    FROM late JOIN data_manager.event_store e USING (event_id)
 ), timed AS (
   SELECT e.type,
          CASE WHEN e.type = 'dama/task:ERROR' THEN e.payload ->> 'kind' END AS kind,
          t.etl_context_id IS NOT NULL AS of_task,
          CASE WHEN e.type = 'dama/task:STARTED' AND t.run_at <= e._created_timestamp
               THEN extract(epoch FROM e._created_timestamp - t.run_at)::float8 END AS waited,
-         CASE WHEN (e.type LIKE '%:FINAL' OR e.type = 'dama/task:ERROR') AND t.started_at <= e._created_timestamp
+         CASE WHEN e.type <> 'dama/task:STARTED' AND t.started_at <= e._created_timestamp
               THEN extract(epoch FROM e._created_timestamp - t.started_at)::float8 END AS ran
-    FROM (SELECT event_id FROM late UNION ALL SELECT event_id FROM new) AS unseen
-      JOIN data_manager.event_store e USING (event_id)
-      LEFT JOIN data_manager.dama_tasks t USING (etl_context_id)
+    FROM unseen e
+      LEFT JOIN LATERAL (
+        SELECT t.etl_context_id, t.run_at, t.started_at FROM data_manager.dama_tasks t
+          WHERE t.etl_context_id = e.etl_context_id
+            AND (e.type IN ('dama/task:STARTED', 'dama/task:ERROR') OR e.type LIKE '%:FINAL')
+          OFFSET 0  -- one look for each: the table of tasks may be larger than anything that is new
+      ) AS t ON true
 )
 SELECT place.snapshot, place.last, grouped.*
   FROM (SELECT pg_current_snapshot()::text AS snapshot, coalesce(max(event_id), 0) AS last
