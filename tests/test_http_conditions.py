@@ -157,7 +157,7 @@ async def test_a_key_that_does_not_go_with_the_body_is_422(house: House, unmoved
     "path",
     [
         "/tasks", "/contexts/{}", "/contexts/{}/tree", "/contexts/{}/events", "/contexts/{}/final?timeout=0",
-        "/contexts/{}/logs", "/events", "/healthz", "/metrics", "/openapi.json", "/docs",
+        "/contexts/{}/logs", "/events", "/healthz", "/readyz", "/queues", "/metrics", "/openapi.json", "/docs",
         "/dama-admin/main/events/query?etl_context_id={}",
     ],
 )  # fmt: skip
@@ -171,6 +171,14 @@ async def test_the_head_of_whatever_can_be_got_can_be_asked_for(house: House, pa
         assert await response.read() == b""
     async with house.ask("HEAD", "/contexts/x") as response:
         assert response.status == 404
+
+
+async def test_the_head_of_a_log_that_is_followed_ends_at_once(house: House) -> None:
+    task = await house.new_task()
+    await house.start(task)
+    house.write_log(task, "printed\n")
+    async with house.ask("HEAD", f"/contexts/{task}/logs?follow=1") as response:
+        assert (response.status, response.content_type) == (200, "text/plain")
 
 
 @pytest.mark.parametrize("path", ["/contexts/{}/events", "/contexts/{}/events?tree=1", "/events"])

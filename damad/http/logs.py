@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Annotated
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from damad import logs
 from damad.http import wire
@@ -21,7 +21,8 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 async def read_log(request: web.Request) -> web.StreamResponse:
     """GET: the text up to now, or until the attempt has ended."""
     asked = wire.query(request, LogQuery)
-    printed = await logs.printed(wire.context_id(request), asked.attempt, live=asked.follow)
+    live = asked.follow and request.method != hdrs.METH_HEAD  # a head has no end to wait for
+    printed = await logs.printed(wire.context_id(request), asked.attempt, live=live)
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     await response.prepare(request)
     # The server may shut down, or whoever reads be gone.
