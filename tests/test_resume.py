@@ -1,10 +1,11 @@
 """What a supervisor asks the log of waits: which are over, whose tasks those are, and that each is resumed once."""
 
+import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
-from test_schedule import ELSEWHERE, HOST, append, queued
+from test_schedule import ELSEWHERE, HOST, SOON, append, queued
 
 from damad import errors
 from damad.eventstore import intents
@@ -33,7 +34,8 @@ async def waiting(store: EventStore, payload: Any, **settings: Any) -> int:
 
 
 async def resume(schedule: Schedule, *, shared: tuple[str, ...] = (), only: list[int] | None = None) -> list[int]:
-    return await schedule.resume(shared=shared, only=only)
+    async with asyncio.timeout(SOON):  # it waits for nobody
+        return await schedule.resume(shared=shared, only=only)
 
 
 async def end(store: EventStore, id_: int) -> dict[str, Any]:
