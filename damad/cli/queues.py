@@ -85,10 +85,10 @@ def set_(
     """
     from damad import queues
     from damad.errors import InvalidInput
-    from damad.model.queue import from_texts
+    from damad.model.queue import OF_ONE_TASK, from_texts
 
     settings = settings or Settings()
-    for name_ in ("queue", "idempotency_key", "singleton_key", "parent_context_id", "source_id", "meta"):
+    for name_ in sorted({*OF_ONE_TASK, "parent_context_id", "source_id", "meta"}):
         if getattr(settings, name_) is not None:
             raise InvalidInput(f"--{name_.replace('_', '-')} is of one task, not of a queue")
     wanted: dict[str, Any] = from_texts((fields or Fields()).given() | settings.given())

@@ -15,8 +15,9 @@ from damad.model import settings, shape
 MOST_SLOTS: Final = 2**31
 _RATE = re.compile(r"([1-9]\d{0,8})/(\d{1,10}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _LEAST: Final = {"concurrency": 0, "global_concurrency": 1, "key_concurrency": 1}
-TASK_SETTINGS: Final = settings.NAMES - {"worker", "queue", "idempotency_key", "singleton_key", "run_in"}
-"""The task settings that a queue may have for tasks that do not say."""
+OF_ONE_TASK: Final = frozenset({"queue", "idempotency_key", "singleton_key", "debounce"})
+TASK_SETTINGS: Final = settings.NAMES - OF_ONE_TASK - {"worker", "run_in"}
+"""The task settings that a queue may have for tasks that do not say. (`debounce` goes by the `singleton_key`.)"""
 
 
 class QueueFields(msgspec.Struct, frozen=True, kw_only=True):
