@@ -46,7 +46,7 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def every() -> list[QueueState]:
-    """The queues that were set, that are configured here, or that hold a task which has not ended; by name."""
+    """`default`, and the queues that were set, are configured here, or hold a task which has not ended; by name."""
     return await _all()
 
 
@@ -111,7 +111,7 @@ async def _all(only: str | None = None) -> list[QueueState]:
     depths: dict[str, list[Depth]] = {}
     for depth in await stored_queues.depths(ctx.store.database, only):
         depths.setdefault(depth.queue, []).append(depth)
-    configured = [name for name in ctx.here.queues if only in (None, name)]
+    configured = [name for name in {"default", *ctx.here.queues} if only in (None, name)]
     names = sorted({*stored, *depths, *configured})
     return [_state(name, stored.get(name), depths.get(name, [])) for name in names]
 

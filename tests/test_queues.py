@@ -305,9 +305,10 @@ async def test_a_queue_tells_what_is_in_it(ctx: EtlContext, store: EventStore, s
     waits, _ = await schedule.claim([FreeSlots("etl", 2)], holder="me", lease=60.0)
     await append(store, waits.etl_context_id, "STARTED", {"attempt": 1})
     await append(store, waits.etl_context_id, "WAITING", {"for": "sleep", "until": "2150-01-31T08:00:00Z"})
-    (etl,) = await queues.every()
+    default, etl = await queues.every()
+    assert (default.name, default.depth, default.running, default.states) == ("default", 0, 0, {})
     assert (etl.name, etl.depth, etl.running) == ("etl", 1, 1)
     assert etl.states == {"queued": 1, "scheduled": 1, "claimed": 1, "waiting": 1}
     assert etl.oldest_age is not None and etl.oldest_age >= 0
     await queues.change("other", {})
-    assert [queue.name for queue in await queues.every()] == ["etl", "other"]
+    assert [queue.name for queue in await queues.every()] == ["default", "etl", "other"]
