@@ -265,7 +265,7 @@ async def test_it_is_kept_across_daemons(template: str, tmp_path: Path) -> None:
         first = Daemon(site)
         await first.start()
         with site.gate() as gate:
-            id_ = await site.hold(gate, heartbeat="1s", retry_limit=0)
+            id_ = await site.queue("hold.py", {"gate": str(gate.path)}, heartbeat="1s", retry_limit=0)
             worker = await site.process(id_)
             await first.kill()
             async with daemon_on(site):

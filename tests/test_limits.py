@@ -19,6 +19,14 @@ async def main():
     await asyncio.sleep(0.001)
     return {}
 """
+BEGIN_TOGETHER = """
+import asyncio, os
+
+async def main(event):
+    while not os.path.exists(event["payload"]):
+        await asyncio.sleep(0.05)
+    return {}
+"""
 COURSE = """
 SELECT e.etl_context_id AS id, e.type, t.settings ->> 'concurrency_key' AS key, t.host_id::text AS host
   FROM data_manager.event_store e JOIN data_manager.dama_tasks t USING (etl_context_id)
@@ -66,14 +74,25 @@ def most_at_a_time(events: Sequence[Mapping[str, Any]], by: str | None = None) -
     return most
 
 
-async def run_on_both(hosts: tuple[Site, Site], keys: Sequence[str], **limits: int) -> Sequence[Mapping[str, Any]]:
+async def run_on_both(
+    hosts: tuple[Site, Site], keys: Sequence[str], *, at_first: int, **limits: int
+) -> Sequence[Mapping[str, Any]]:
+    """at_first: how many run before any ends, which are more than one host has slots for."""
     one, other = hosts
+    flag = one.folder / "begun"
+    worker = one.worker(BEGIN_TOGETHER, "together.py")
     with one.here():
-        await queues.change("common", {"shared": True, "run_in": "daemon", "concurrency": 30, **limits})
-        requests = [tasks.request(one.worker(BRIEF, "brief.py"), queue="common", concurrency_key=key) for key in keys]
+        await queues.change("common", {"shared": True, "run_in": "daemon", **limits})
+        requests = [tasks.request(worker, str(flag), queue="common", concurrency_key=key) for key in keys]
         ids = [queued.etl_context_id for queued in await tasks.queue_many(requests)]
     daemons = [Daemon(one), Daemon(other)]
     await asyncio.gather(*[daemon.start() for daemon in daemons])
+
+    async def enough_have_begun() -> bool:
+        return len(await one.store().tasks(states=["running"], limit=len(ids))) == at_first
+
+    await until(enough_have_begun)
+    flag.touch()
     await all_done(one, ids)
     assert [await daemon.stop() for daemon in daemons] == [0, 0]
     await one.verified()
@@ -87,12 +106,12 @@ async def test_a_thousand_tasks_of_fifty_keys_run_two_at_a_time_for_each_key_on_
     hosts: tuple[Site, Site],
 ) -> None:
     keys = [f"source {number % 50}" for number in range(1000)]
-    events = await run_on_both(hosts, keys, key_concurrency=2)
+    events = await run_on_both(hosts, keys, at_first=60, concurrency=30, key_concurrency=2)
     assert most_at_a_time(events, "key") == 2
 
 
 async def test_two_daemons_run_no_more_at_a_time_than_their_queue_says_for_all(hosts: tuple[Site, Site]) -> None:
-    events = await run_on_both(hosts, ["one"] * 200, global_concurrency=3)
+    events = await run_on_both(hosts, ["one"] * 200, at_first=3, concurrency=2, global_concurrency=3)
     assert most_at_a_time(events) == 3
 
 
