@@ -23,7 +23,8 @@ DamadError
 ├── TaskFailed            exit 1        the task waited for failed
 ├── TaskCancelled         exit 2        the task waited for was cancelled
 ├── NoRetry               exit 1        raised by a worker: failed, and trying again is no use
-└── RetryIn               exit 1        raised by a worker: failed, try again after so many seconds
+├── RetryIn               exit 1        raised by a worker: failed, try again after so many seconds
+└── Snooze                exit 1        raised by a worker: not now, run again after so many seconds
 """
 
 from collections.abc import Iterator
@@ -206,6 +207,14 @@ class RetryIn(DamadError):
 
     def __init__(self, seconds: float, message: str = "") -> None:
         super().__init__(message or f"try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Snooze(DamadError):
+    """Raised by a worker that cannot do its work yet: it did not fail, and runs again after so many seconds."""
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        super().__init__(message or f"run again in {seconds} s")
         self.seconds = seconds
 
 

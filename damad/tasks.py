@@ -18,6 +18,7 @@ from damad.errors import (
     InvalidInput,
     NoRetry,
     RetryIn,
+    Snooze,
     TaskCancelled,
     TaskFailed,
     VersionConflict,
@@ -43,7 +44,7 @@ from damad.waits import (
 __all__ = [
     "NoRetry", "Subtask", "TaskCancelled", "TaskFailed", "as_completed", "cancel", "first", "gather", "gather_sync",
     "heartbeat", "heartbeat_sync", "progress", "queue", "queue_many", "retry", "retry_in", "signal", "sleep",
-    "sleep_sync", "status", "step", "subtask", "wait_for", "wait_for_sync",
+    "sleep_sync", "snooze", "status", "step", "subtask", "wait_for", "wait_for_sync",
 ]  # fmt: skip
 
 _DURABLE_CALLS: Final = UUID("2a0f6a3e-6f0c-4c8e-9f57-4d2c3f6b7f10")
@@ -349,3 +350,11 @@ async def _named(type_: str, name: str) -> RecordedEvent | Event | None:
 def retry_in(seconds: float) -> NoReturn:
     """Ends this attempt as failed; the next one, if one is left, begins after so many seconds."""
     raise RetryIn(seconds)
+
+
+def snooze(seconds: float) -> NoReturn:
+    """Ends this run, which did not fail: the task is handed back, and runs again after so many seconds.
+
+    It costs no retry, however often. `main` runs again from its start.
+    """
+    raise Snooze(seconds)

@@ -70,7 +70,8 @@ def test_bad_input_points_to_the_field_that_is_to_blame() -> None:
     assert errors.InvalidInput("no").pointer is None
 
 
-def test_retry_in_says_when_and_no_retry_says_why() -> None:
-    assert errors.RetryIn(30).seconds == 30
-    assert "30" in str(errors.RetryIn(30))
+def test_retry_in_and_snooze_say_when_and_no_retry_says_why() -> None:
+    for kind in (errors.RetryIn, errors.Snooze):
+        assert kind(30).seconds == 30
+        assert "30" in str(kind(30))
     assert str(errors.NoRetry("the file is empty")) == "the file is empty"

@@ -200,6 +200,12 @@ async def test_a_worker_says_whether_and_when_to_try_again(site: Site) -> None:
     assert (await run_main(site, body, retry_limit=1, retry_delay=3600)).result == {"attempt": 2}
 
 
+async def test_a_worker_that_snoozes_did_not_fail(site: Site) -> None:
+    body = "if (damad.context.attempt === 1) throw damad.snooze(0.01);\nreturn { attempt: damad.context.attempt };"
+    outcome = await run_main(site, body, retry_limit=0)
+    assert (outcome.result, await site.errors(outcome.id)) == ({"attempt": 2}, [])
+
+
 @pytest.mark.parametrize("code", [0, 1, 7])
 async def test_an_exit_without_a_word_is_of_kind_exit_with_its_code(site: Site, code: int) -> None:
     assert_failed(await run_main(site, f"process.exit({code});"), "exit", code)

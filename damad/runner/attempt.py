@@ -122,7 +122,7 @@ class Attempt:
             queue=task.queue,
             initial_event=task.initial_event.as_dict(),
             work_dir=Path(work_dir) if work_dir else None,
-            memory=Memory(self.claim.wait_in_process, self._now),
+            memory=Memory(self.claim.wait_in_process, self.now),
             host=context.Host(
                 host_id=self.claim.host_id,
                 state_dir=self.claim.state_dir,
@@ -131,7 +131,7 @@ class Attempt:
             ),
         )
 
-    def _now(self) -> datetime:
+    def now(self) -> datetime:
         """What time it is for Postgres, which said so when it was asked for the task."""
         return self._boot + timedelta(seconds=time.monotonic())
 
@@ -223,7 +223,7 @@ class Attempt:
         if isinstance(result, Event):
             return [result], outcome.DONE
         counts = retry.Counts(self.assignment.errors, self.assignment.crashes)
-        said = retry.conclude(result, counts, settings=self.settings, now=self._now(), random=random.random())
+        said = retry.conclude(result, counts, settings=self.settings, now=self.now(), random=random.random())
         return said, result.exit_code or outcome.RAISED
 
     def refused(self, refusal: Conflict, exit_code: int) -> int:

@@ -202,7 +202,7 @@ def run_main(attempt: Attempt, debug: str | None = None) -> Event | Failure:
     except (Terminated, node.Ended):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a worker raises is an outcome, SystemExit too
-        return outcome.of_exception(error, attempt=attempt.number, worker=worker)
+        return outcome.of_exception(error, attempt=attempt.number, worker=worker, now=attempt.now())
     return outcome.of_result(returned, attempt=attempt.number, limit=attempt.claim.max_result)
 
 

@@ -149,7 +149,7 @@ async def _main(attempt: Attempt) -> Event | Failure:
     except BaseException as error:  # whatever a worker raises is an outcome, SystemExit too
         if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
             raise
-        return outcome.of_exception(error, attempt=attempt.number, worker=worker)
+        return outcome.of_exception(error, attempt=attempt.number, worker=worker, now=attempt.now())
     return outcome.of_result(returned, attempt=attempt.number, limit=attempt.claim.max_result)
 
 

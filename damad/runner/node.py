@@ -189,6 +189,7 @@ def _thrown(said: dict[str, Any]) -> Thrown:
         stack=said["stack"],
         retryable=said.get("retryable", True),
         retry_in=said.get("retry_in"),
+        snooze=said.get("snooze"),
     )
 
 

@@ -31,6 +31,14 @@ class RetryIn extends Error {
   }
 }
 
+class Snooze extends Error {
+  name = "Snooze";
+  constructor(seconds) {
+    super(`run again in ${seconds} s`);
+    this.seconds = seconds;
+  }
+}
+
 // Throws TypeError for what JSON has no word for, which JSON.stringify would write as null, as {} or not at all.
 function check(value, way, above) {
   const refuse = (what) => {
@@ -101,7 +109,8 @@ function failed(error) {
     say({ not_loaded: described(error) });
   } else if (stage === "running") {
     const retry_in = error instanceof RetryIn ? error.seconds : null;
-    say({ thrown: { ...described(error), retryable: !(error instanceof NoRetry), retry_in } });
+    const snooze = error instanceof Snooze ? error.seconds : null;
+    say({ thrown: { ...described(error), retryable: !(error instanceof NoRetry), retry_in, snooze } });
   }
   stage = "over";
 }
@@ -136,6 +145,7 @@ async function run({ initial_event, context, dsn, debug }) {
     heartbeat: () => call("heartbeat"),
     noRetry: (message) => new NoRetry(message),
     retryIn: (seconds) => new RetryIn(seconds),
+    snooze: (seconds) => new Snooze(seconds),
   };
   try {
     const main = await load();

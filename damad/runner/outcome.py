@@ -1,13 +1,15 @@
 """What `main` did, in the log's words: a :FINAL event, WAITING, or a failure of a named kind (contract, section 3)."""
 
 import traceback
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 
-from damad.errors import InvalidInput, NoRetry, RetryIn
+from damad import units
+from damad.errors import InvalidInput, NoRetry, RetryIn, Snooze
 from damad.model import json_value
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, is_final, looks_like_event, parse
 from damad.model.memory import suspension
@@ -36,13 +38,21 @@ class Thrown(Exception):
     """What a worker in another language threw, in its own words: `name` is its class, `stack` its traceback."""
 
     def __init__(
-        self, message: str, *, name: str, stack: str | None, retryable: bool = True, retry_in: float | None = None
+        self,
+        message: str,
+        *,
+        name: str,
+        stack: str | None,
+        retryable: bool = True,
+        retry_in: float | None = None,
+        snooze: float | None = None,
     ) -> None:
         super().__init__(message)
         self.name = name
         self.stack = stack
         self.retryable = retryable
         self.retry_in = retry_in
+        self.snooze = snooze
 
 
 class Unrecordable(Exception):
@@ -76,10 +86,15 @@ def of_result(value: Any, *, attempt: int, limit: int) -> Event | Failure:
     return event
 
 
-def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Event | Failure:
-    """The outcome of a `main` that raised, or of a file that could not be loaded. Who ends to wait says so: WAITING."""
+def of_exception(error: BaseException, *, attempt: int, worker: Path, now: datetime) -> Event | Failure:
+    """The outcome of a `main` that raised, or of a file that could not be loaded.
+
+    Who ends to wait says so: WAITING. Who cannot do its work yet hands the task back: RELEASED. now: for Postgres.
+    """
     if (suspended := suspension(error)) is not None:
         return suspended.waiting
+    if (snoozed := _snoozed(error, now)) is not None:
+        return snoozed
     if isinstance(error, NotLoaded):
         cause = error.__cause__
         text = _traceback(cause, worker) if cause is not None else None
@@ -101,7 +116,22 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path) -> Event |
     )
 
 
-def _seconds(error: RetryIn) -> float | None:
+def _snoozed(error: BaseException, now: datetime) -> Event | None:
+    """The event that hands the task back until later, where that was asked for and nothing says that it is no use."""
+    raised = _raised(error)
+    if any(isinstance(one, NoRetry) for one in raised):
+        return None
+    asked = [_seconds(one) for one in raised if isinstance(one, Snooze)]
+    asked += [one.snooze for one in raised if isinstance(one, Thrown)]
+    try:
+        seconds = units.duration(asked[0] if asked else None)
+    except InvalidInput:
+        return None
+    run_at = now + timedelta(seconds=seconds)
+    return Event(type="dama/task:RELEASED", payload={"reason": "snoozed", "run_at": run_at.isoformat()})
+
+
+def _seconds(error: RetryIn | Snooze) -> float | None:
     try:
         return error.seconds
     except Exception:  # noqa: BLE001 - a class of the worker's own may have them raise anything

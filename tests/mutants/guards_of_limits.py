@@ -10,6 +10,7 @@ IN_TIME = "              AND (t.start_by IS NULL OR t.start_by > now)\n"
 
 SINGLETON = "tests/test_singleton_key.py"
 START_BY = "tests/test_start_by.py"
+SNOOZE = "tests/test_snooze.py"
 HEARTBEAT = "tests/test_heartbeat.py"
 
 GUARDS = (
@@ -85,5 +86,12 @@ GUARDS = (
         "for at in (task.beaten_at, back_since)",
         "for at in (task.beaten_at,)",
         (f"{HEARTBEAT}::test_nobody_was_silent_while_postgres_was_away",),
+    ),
+    Guard(
+        "what is of no use is not put off",
+        "damad/runner/outcome.py",
+        "    if any(isinstance(one, NoRetry) for one in raised):\n        return None\n",
+        "",
+        (f"{SNOOZE}::test_what_is_of_no_use_is_not_put_off",),
     ),
 )
