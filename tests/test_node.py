@@ -200,6 +200,11 @@ async def test_a_worker_says_whether_and_when_to_try_again(site: Site) -> None:
     assert (await run_main(site, body, retry_limit=1, retry_delay=3600)).result == {"attempt": 2}
 
 
+async def test_an_error_whose_name_is_in_no_retry_fails_the_task_at_once(site: Site) -> None:
+    outcome = await run_main(site, "null.name;", retry_limit=5, no_retry=["TypeError"])
+    assert (outcome.task.attempt, outcome.error["type"]) == (1, "TypeError")
+
+
 async def test_a_worker_that_snoozes_did_not_fail(site: Site) -> None:
     body = "if (damad.context.attempt === 1) throw damad.snooze(0.01);\nreturn { attempt: damad.context.attempt };"
     outcome = await run_main(site, body, retry_limit=0)

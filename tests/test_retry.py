@@ -47,6 +47,16 @@ def test_errors_and_crashes_are_bounded_each_on_its_own(kind: str) -> None:
     assert what_follows(failed(kind), same)[-1] == "dama/task:FAILED"
 
 
+@pytest.mark.parametrize("named", ["ValueError", "shop.Refused", 7])
+def test_what_no_retry_names_fails_at_once_and_nothing_else_does(named: str | int) -> None:
+    chosen = TaskSettings(worker="x", no_retry=("KeyError", named, 9))
+    known_by = failed(known_by=("ValueError", "shop.Refused"), exit_code=7)
+    said = conclude(known_by, NONE, settings=chosen, now=NOW, random=0.5)
+    assert (said[-1].type, said[-1].payload["reason"]) == ("dama/task:FAILED", f"not retryable: {named} is in no_retry")
+    other = conclude(failed(known_by=("OSError",), exit_code=101), NONE, settings=chosen, now=NOW, random=0.5)
+    assert other[-1].type == "dama/task:RETRY"
+
+
 @given(st.sampled_from(KINDS), counts, limits, chances)
 def test_a_task_fails_exactly_when_one_sort_is_over_the_limit(
     kind: str, before: Counts, limit: int, random: float

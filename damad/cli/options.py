@@ -45,6 +45,9 @@ class Settings:
     retry_delay_max: str | None = None
     "The longest delay."
 
+    no_retry: str | None = None
+    "Classes of errors and exit codes for which it fails at once: ValueError,7"
+
     expire_in: str | None = None
     "How long an attempt may take."
 

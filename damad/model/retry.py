@@ -18,7 +18,10 @@ _MOST_DOUBLINGS: Final = 40
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an attempt failed: the payload of its ERROR event, and what the worker said about trying again."""
+    """How an attempt failed: the payload of its ERROR event, and what the worker said about trying again.
+
+    known_by: the names of the classes of what it raised, and the exit code that it asked for.
+    """
 
     attempt: int
     kind: str
@@ -29,6 +32,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signal: int | None = None
     retryable: bool = True
     retry_in: float | None = None
+    known_by: tuple[str | int, ...] = ()
 
     def payload(self) -> dict[str, Any]:
         """The ERROR event's payload: every field of the contract, null where it does not apply.
@@ -59,6 +63,8 @@ def conclude(failure: Failure, counts: Counts, *, settings: TaskSettings, now: d
         errors += 1
     if not failure.retryable:
         reason = "not retryable"
+    elif (named := _ruled_out(failure, settings)) is not None:
+        reason = f"not retryable: {named} is in no_retry"
     elif max(errors, crashes) > settings.retry_limit:
         reason = "no attempts left"
     else:
@@ -71,6 +77,12 @@ def conclude(failure: Failure, counts: Counts, *, settings: TaskSettings, now: d
             Event(type="dama/task:RETRY", payload={"run_at": run_at.isoformat(), "attempt": failure.attempt}),
         ]
     return [error, Event(type="dama/task:FAILED", payload={"reason": reason, "attempt": failure.attempt}, error=True)]
+
+
+def _ruled_out(failure: Failure, settings: TaskSettings) -> str | int | None:
+    """What the task's no_retry names of a failure; None where it says nothing about it."""
+    known_by = {*failure.known_by, failure.exit_code}
+    return next((one for one in settings.no_retry if one in known_by), None)
 
 
 def _asked(failure: Failure) -> float | None:

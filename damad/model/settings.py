@@ -4,6 +4,7 @@
 never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     retry_delay: float = 1.0
     retry_backoff: bool = True
     retry_delay_max: float | None = None
+    no_retry: tuple[str | int, ...] = ()
     expire_in: float | None = None
     start_by: float | str | None = None
     heartbeat: float | None = None
@@ -78,7 +80,11 @@ def from_texts(given: dict[str, str]) -> dict[str, Any]:
 
     Raises InvalidInput that names the setting whose text does not fit.
     """
-    readers = {**dict.fromkeys(_INTEGERS, units.whole_number), "retry_backoff": units.yes_or_no}
+    readers: dict[str, Callable[[str], Any]] = {
+        **dict.fromkeys(_INTEGERS, units.whole_number),
+        "retry_backoff": units.yes_or_no,
+        "no_retry": _names_and_codes,
+    }
     plain: dict[str, Any] = {}
     for name, text in given.items():
         try:
@@ -86,6 +92,12 @@ def from_texts(given: dict[str, str]) -> dict[str, Any]:
         except InvalidInput as error:
             raise InvalidInput(f"{name} {error}", pointer=f"/{name}", setting=name) from None
     return plain
+
+
+def _names_and_codes(text: str) -> list[str | int]:
+    """Names of classes and exit codes, out of a text with commas."""
+    words = [word.strip() for word in text.split(",")]
+    return [units.whole_number(word) if word.isascii() and word.isdigit() else word for word in words]
 
 
 def _moment_or_duration(name: str, value: Any, pointer: str) -> float | str:
@@ -135,6 +147,12 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < len(value) <= 1024:
             raise InvalidInput(f"{name} has 1 to 1024 characters", pointer=f"{pointer}/{name}")
+    for place, one in enumerate(settings.no_retry):
+        if not (0 < len(one) <= 255 if isinstance(one, str) else 0 <= one <= 255):
+            raise InvalidInput(
+                f"no_retry takes names of 1 to 255 characters and exit codes from 0 to 255, and {one!r} is neither",
+                pointer=f"{pointer}/no_retry/{place}",
+            )
     if settings.concurrency_key is not None and not 0 < len(settings.concurrency_key) <= 255:
         raise InvalidInput("concurrency_key has 1 to 255 characters", pointer=f"{pointer}/concurrency_key")
 
@@ -163,7 +181,7 @@ def decode(recorded: Any) -> TaskSettings:
 
 def _recorded(name: str, value: Any) -> Any:
     """A setting out of the log. Plain SQL writes durations as people do, and numbers as texts too."""
-    if name in (*DURATIONS, *_INTEGERS):
+    if name in (*DURATIONS, *_INTEGERS, "no_retry"):
         plain = from_texts({name: value}) if isinstance(value, str) else {name: value}
         return parse({"worker": "-", **plain})[name]
     msgspec.convert({"worker": "", name: value}, TaskSettings)

@@ -104,7 +104,11 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path, now: datet
     if isinstance(error, Thrown):
         failure = _failure("exception", str(error), attempt, traceback=_traceback(error, worker))
         return msgspec.structs.replace(
-            failure, type=_clean(error.name), retryable=error.retryable, retry_in=error.retry_in
+            failure,
+            type=_clean(error.name),
+            retryable=error.retryable,
+            retry_in=error.retry_in,
+            known_by=(error.name,),
         )
     raised = _raised(error)
     failure = _failure("exception", _message(error), attempt, traceback=_traceback(error, worker))
@@ -113,6 +117,7 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path, now: datet
         type=type(error).__name__,
         retryable=not any(isinstance(one, NoRetry) for one in raised),
         retry_in=next((_seconds(one) for one in raised if isinstance(one, RetryIn)), None),
+        known_by=tuple(name for one in (error, *raised) for name in _known_by(one)),
     )
 
 
@@ -136,6 +141,13 @@ def _seconds(error: RetryIn | Snooze) -> float | None:
         return error.seconds
     except Exception:  # noqa: BLE001 - a class of the worker's own may have them raise anything
         return None
+
+
+def _known_by(error: BaseException) -> list[str | int]:
+    """The names of the class of what was raised and of its bases, also with their modules, and its exit code."""
+    kinds = type(error).__mro__[:-1]
+    names = [name for kind in kinds for name in (kind.__name__, f"{kind.__module__}.{kind.__qualname__}")]
+    return [*names, error.code] if isinstance(error, SystemExit) and isinstance(error.code, int) else [*names]
 
 
 def _raised(error: BaseException) -> list[BaseException]:
