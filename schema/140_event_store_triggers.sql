@@ -1,9 +1,12 @@
--- An append is judged; an event is never changed or removed.
+-- An append is judged; an event is never changed, and removed by remove_contexts alone (schema/240).
 CREATE OR REPLACE FUNCTION data_manager.refuse_change()
   RETURNS trigger
   LANGUAGE plpgsql
   AS $$
     BEGIN
+      IF TG_OP = 'DELETE' AND data_manager.may_remove() THEN
+        RETURN NULL;
+      END IF;
       PERFORM data_manager.refuse('DA006', TG_OP || ' refused: events are appended and never changed',
         jsonb_build_object('operation', TG_OP));
       RETURN NULL;

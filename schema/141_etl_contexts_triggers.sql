@@ -54,12 +54,15 @@ CREATE OR REPLACE TRIGGER etl_contexts_are_begun
   REFERENCING NEW TABLE AS begun
   FOR EACH STATEMENT EXECUTE FUNCTION data_manager.require_beginning();
 
--- What has events stays, under the id that they name.
+-- What has events stays, under the id that they name, unless it goes with them (schema/240).
 CREATE OR REPLACE FUNCTION data_manager.refuse_end()
   RETURNS trigger
   LANGUAGE plpgsql
   AS $$
     BEGIN
+      IF TG_OP = 'DELETE' AND data_manager.may_remove() THEN
+        RETURN OLD;
+      END IF;
       PERFORM data_manager.refuse('DA006', TG_OP || ' refused: a context that has events keeps its row and its id',
         jsonb_build_object('operation', TG_OP));
       RETURN NULL;

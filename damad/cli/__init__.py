@@ -29,6 +29,7 @@ _COMMANDS = {
     "scheduling:schedules": "List schedules; add, remove, pause, resume, trigger one.",
     "checking:verify": "Compare every projection with its events.",
     "checking:doctor": "Look for what is wrong around the log, and say what to do.",
+    "archiving:archive": "Move what has ended out of the log into a file, or back.",
     "benching:bench": "Measure how fast damad is here, beside what this machine can do at best.",
     "checking:rebuild": "Write every projection again that is not what its events say.",
 }

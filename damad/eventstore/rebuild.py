@@ -61,13 +61,14 @@ async def _mend(connection: "asyncpg.Connection[Any]", folding: Folding) -> list
     """Writes a projection. Where no column takes what events say that no judge has seen, that is what is wrong."""
     try:
         async with connection.transaction():
-            await _write(connection, folding.etl_context_id, folding.folded)
+            await write_projection(connection, folding.etl_context_id, folding.folded)
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
         return [Mismatch(folding.etl_context_id, "events", f"values that fit ({error})", None)]
     return []
 
 
-async def _write(connection: "asyncpg.Connection[Any]", etl_context_id: int, folded: Context) -> None:
+async def write_projection(connection: "asyncpg.Connection[Any]", etl_context_id: int, folded: Context) -> None:
+    """Makes the rows of a context what was folded, inside a transaction that holds it."""
     await connection.execute(
         query("restore_context"),
         etl_context_id,
