@@ -7,6 +7,7 @@ import http_support
 import pytest
 from http_support import House, refusal
 
+from damad import failpoints
 from damad.http import cursors
 
 house = http_support.house
@@ -14,6 +15,10 @@ house = http_support.house
 FIELDS = [
     "event_id", "etl_context_id", "version", "event_uuid", "type", "payload", "meta", "error", "_created_timestamp"
 ]  # fmt: skip
+
+FIRST_TIME = (200, 201) if failpoints.environment() else (201,)
+"""How an event is answered that nobody sent before. One whose uuid the client drew, and whose first answer is lost on the
+way from Postgres (tests/faults/test_lost_answers.py), has been recorded already when it is looked for again."""
 
 
 async def test_an_event_is_appended_and_answered_as_recorded(house: House) -> None:
@@ -68,7 +73,7 @@ async def test_the_same_event_again_is_200_and_the_first_row_also_after_final(ho
     event = {"type": ":LOADED", "payload": [1], "event_uuid": str(uuid4())}
     async with house.post(f"/contexts/{id_}/events", event) as response:
         first = await response.json()
-        assert response.status == 201
+        assert response.status in FIRST_TIME
     await house.append(id_, ":FINAL")
     async with house.post(f"/contexts/{id_}/events", event) as response:
         assert (response.status, await response.json()) == (200, first)

@@ -159,13 +159,25 @@ def _misshapen(id_: int, log: Sequence[RecordedEvent]) -> Iterable[str]:
     if finals not in ([], [len(types) - 1]):
         yield f"I3: context {id_} has :FINAL at {finals} of {len(types)}"
     attempts = [event.payload["attempt"] for event in log if event.type == "dama/task:STARTED"]
-    if attempts != list(range(1, len(attempts) + 1)):
+    if attempts != _counted_attempts(types):
         yield f"I12: the attempts of context {id_} are {attempts}"
     if types.count("dama/task:ERROR") > len(attempts):
         yield f"I12: context {id_} has more failures than attempts"
     fences = [event.payload["fence"] for event in log if event.type == "dama/task:CLAIMED"]
     if fences != list(range(1, len(fences) + 1)):
         yield f"I5: the fences of context {id_} are {fences}"
+
+
+def _counted_attempts(types: Iterable[str]) -> list[int]:
+    """The numbers of the attempts that began: each is one more, but for what goes on after a wait, which keeps its own."""
+    attempts, goes_on = [0], False
+    for type_ in types:
+        if type_ == "dama/task:RESUMED":
+            goes_on = True
+        elif type_ == "dama/task:STARTED":
+            attempts.append(attempts[-1] + (not goes_on))
+            goes_on = False
+    return attempts[1:]
 
 
 def _overlapping(entries: Sequence[Entry]) -> Iterable[str]:
