@@ -17,8 +17,8 @@ FIELDS = [
 ]  # fmt: skip
 
 FIRST_TIME = (200, 201) if failpoints.environment() else (201,)
-"""How an event is answered that nobody sent before. One whose uuid the client drew, and whose first answer is lost on the
-way from Postgres (tests/faults/test_lost_answers.py), has been recorded already when it is looked for again."""
+"""How an event is answered that nobody sent before. One whose uuid the client drew, and whose first answer is lost on
+the way from Postgres (tests/faults/test_lost_answers.py), has been recorded already when it is looked for again."""
 
 
 async def test_an_event_is_appended_and_answered_as_recorded(house: House) -> None:

@@ -169,7 +169,7 @@ def _misshapen(id_: int, log: Sequence[RecordedEvent]) -> Iterable[str]:
 
 
 def _counted_attempts(types: Iterable[str]) -> list[int]:
-    """The numbers of the attempts that began: each is one more, but for what goes on after a wait, which keeps its own."""
+    """The numbers of the attempts that began: each is one more; what goes on after a wait keeps its own."""
     attempts, goes_on = [0], False
     for type_ in types:
         if type_ == "dama/task:RESUMED":
