@@ -9,7 +9,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from damad import context, processes, statefolder, tasks
+from damad import context, doctor, processes, statefolder, tasks
 from damad.config import Config
 from damad.doctor import Finding, examine
 from damad.eventstore.pools import Database
@@ -28,11 +28,19 @@ async def found(here: Here, settings: Config) -> dict[str, Finding]:
         return {finding.what: finding for finding in await examine(ambient, settings)}
 
 
-async def test_where_all_is_well_it_says_so(here: Here, settings: Config) -> None:
+async def test_where_all_is_well_it_says_so(here: Here, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LISTENER_TIMEOUT", 60.0)
     findings = await found(here, settings)
     around = ["server", "schema", "clock", "listener", "leases", "daemon", "folders", "runs", "worker roots"]
     assert list(findings) == around
     assert all(finding.well and finding.advice is None for finding in findings.values()), findings
+
+
+async def test_the_time_that_an_answer_takes_is_no_difference_between_two_clocks(
+    here: Here, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_MOST_SKEW", 0.0)
+    assert (await found(here, settings))["clock"].well
 
 
 async def test_a_schema_that_was_changed_is_named(here: Here, settings: Config, database: Database) -> None:
