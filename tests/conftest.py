@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from postgres_support import TEMPLATE, in_database, make_template, sql
 
-from damad import context
+from damad import background, context
 from damad.context import EtlContext, Host
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.pools import Database
@@ -59,6 +59,17 @@ async def dsn(template: str) -> AsyncIterator[str]:
     await sql(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield in_database(template, name)
     await sql(template, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def own_database(template: str) -> Iterator[Database]:
+    """A fresh database for code that runs on damad's own loop, as Hypothesis' sync tests do."""
+    name = f"own_{uuid4().hex[:12]}"
+    background.run(sql(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    database = Database("local", in_database(template, name))
+    yield database
+    background.run(database.close())
+    background.run(sql(template, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from damad import background, errors
-from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.eventstore.verify import verify
@@ -162,12 +161,9 @@ async def test_verify_names_a_projection_that_was_changed_by_hand(store: EventSt
 
 
 @pytest.fixture(scope="module")
-def own_store(server: str) -> Any:
+def own_store(own_database: Database) -> EventStore:
     """A store for code that runs on damad's own loop, as Hypothesis' sync tests do."""
-    database = Database("local", server)
-    background.run(migrate(database))
-    yield EventStore(database)
-    background.run(database.close())
+    return EventStore(own_database)
 
 
 def legal(state: str) -> list[str]:

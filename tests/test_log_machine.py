@@ -4,7 +4,7 @@ Hypothesis makes the history: legal events and others, under the fence of the cl
 two in one statement, new or sent again. Both accept it or both refuse it, and the projection is the fold of the log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from damad import background
 from damad.errors import Conflict, IllegalTransition
 from damad.eventstore.folding import fold
-from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model import lifecycle
@@ -132,15 +131,6 @@ class Both(RuleBasedStateMachine):
             (folding,) = await fold(connection, [self.id])
         assert folding.mismatches() == []
         return folding.folded
-
-
-@pytest.fixture(scope="module")
-def own_database(server: str) -> Iterator[Database]:
-    """A database for code that runs on damad's own loop, as Hypothesis' sync tests do."""
-    database = Database("local", server)
-    background.run(migrate(database))
-    yield database
-    background.run(database.close())
 
 
 SETTINGS = hypothesis.settings(max_examples=40, stateful_step_count=15)
