@@ -203,11 +203,11 @@ except TimeoutError:
 
 
 async def test_a_childs_failure_is_raised_in_the_parent_which_can_cancel_the_others(site: Site) -> None:
-    site.worker(worker("raise tasks.NoRetry('no')"), "fails.py")
+    site.worker(worker("await tasks.wait_for(':FAIL')\nraise tasks.NoRetry('no')"), "fails.py")
     site.worker(worker("await tasks.wait_for(':NEVER')"), "waits.py")
     body = """
 a = await tasks.subtask("a", worker="waits.py")
-b = await tasks.subtask("b", worker="fails.py", start_after=0.3)
+b = await tasks.subtask("b", worker="fails.py")
 try:
     await tasks.first(a, b)
 except tasks.TaskFailed as failed:
@@ -217,9 +217,12 @@ try:
 except tasks.TaskCancelled:
     return {"outcomes": [type(one).__name__ for one in await tasks.gather(a, b, return_exceptions=True)]}
 """
-    done = await site.run(worker(body), retry_limit=0)
-    assert done.result == {"outcomes": ["TaskCancelled", "TaskFailed"]}
-    assert "WAITING" in await site.types(done.id)
+    id_ = await site.queue(site.worker(worker(body)), retry_limit=0)
+    await waits(site, id_)
+    fails = (await site.event(id_, "dama/task:SUBTASK", nth=2)).payload["etl_context_id"]
+    await signalled(site, fails, ":FAIL")
+    assert (await site.ended(id_)).state == "done"
+    assert (await site.events(id_))[-1].payload == {"outcomes": ["TaskCancelled", "TaskFailed"]}
 
 
 @BOTH
@@ -254,11 +257,11 @@ later = await tasks.subtask("l", worker="never.py", start_after=3600)
 await tasks.gather(done, await tasks.subtask("m", worker="middle.py"), later)
 """
     id_ = await site.queue(site.worker(worker(body)))
+    await waits(site, id_)  # its three children are there
     with site.here():
         while len(states := await site.store().tree(id_)) < 5 or states[-1].state != "waiting":
             await site.event(states[-1].etl_context_id, "dama/task:WAITING")
         await site.reaches(states[1].etl_context_id, "done")
-        await waits(site, id_)
     assert (await site.cancel(id_)).state == "cancelled"
     for state in states[2:]:
         assert (await site.ended(state.etl_context_id)).state == "cancelled"

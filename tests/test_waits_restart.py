@@ -23,6 +23,8 @@ SETTINGS = {
     "DAMAD_QUEUE_COMMON_RUN_IN": "daemon",
 }
 SLEEPS = "await tasks.sleep(1.5)\nreturn {'slept': True}"
+SLEEPS_LONG = SLEEPS.replace("1.5", "5")
+"""Longer than it takes to see that it sleeps and to stop the daemon, however busy the machine is."""
 WAITED = [":INITIAL", *RUN, "WAITING", "RESUMED", *RUN, ":FINAL"]
 
 
@@ -35,18 +37,21 @@ async def site(template: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def over(site: Site, id_: int) -> None:
-    """Returns once the time of a waiting task has come. (A slow machine may have let it go on before.)"""
-    run_at = (await site.state(id_)).run_at
-    await until(lambda: datetime.now(UTC) > run_at)
+    """Returns once the time of a waiting task has come."""
+    state = await site.state(id_)
+    assert state.state == "waiting"
+    await until(lambda: datetime.now(UTC) > state.run_at)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_what_is_over_while_no_daemon_runs_goes_on_with_the_next_one(site: Site, number: int) -> None:
     first, second = Daemon(site), Daemon(site)
     await first.start()
-    sleeping = [await site.queue(site.worker(worker(SLEEPS)), queue=queue) for queue in ("default", "inside")]
     waiting = [await site.queue(site.worker(worker(APPROVED)), queue=queue) for queue in ("default", "inside")]
-    for id_ in (*sleeping, *waiting):
+    for id_ in waiting:
+        await waits(site, id_)
+    sleeping = [await site.queue(site.worker(worker(SLEEPS_LONG)), queue=queue) for queue in ("default", "inside")]
+    for id_ in sleeping:
         await waits(site, id_)
     await first.stop(number)
     for id_ in sleeping:
@@ -65,7 +70,7 @@ async def test_what_is_over_while_no_daemon_runs_goes_on_with_the_next_one(site:
 async def test_a_sleep_goes_on_over_a_restart_to_the_moment_that_it_had(site: Site) -> None:
     first, second = Daemon(site), Daemon(site)
     await first.start()
-    id_ = await site.queue(site.worker(worker(SLEEPS)))
+    id_ = await site.queue(site.worker(worker(SLEEPS_LONG)))
     await waits(site, id_)
     await first.kill()
     await second.start()
