@@ -12,6 +12,8 @@ from daemon_support import Daemon, Site, daemon_on, site_of
 from worker_support import Outcome
 
 MAX_BODY = 100_000
+IN_MAIN = 3
+"""Seconds after which a run has come to its `main` and done there what takes no time, however busy the machine is."""
 FORMS = pytest.mark.parametrize("form", ["def", "async def"])
 OWN_FINAL = 'events.dispatch_sync({"type": "own:FINAL", "payload": {"mine": 1}})'
 
@@ -27,6 +29,13 @@ async def daemon(template: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
 @pytest.fixture
 def site(daemon: Daemon) -> Site:
     return daemon.site
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def patient(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """Where a worker that is asked to stop has all the time that it needs."""
+    async with site_of(tmp_path_factory.mktemp("patient"), template, DAMAD_GRACE="10m") as site, daemon_on(site):
+        yield site
 
 
 async def run_main(site: Site, body: str, form: str = "def", **settings: object) -> Outcome:
@@ -234,9 +243,9 @@ async def test_a_signal_is_of_kind_signal_with_its_number(site: Site, number: in
 
 
 @FORMS
-async def test_expire_in_ends_an_attempt_with_kind_timeout(site: Site, form: str) -> None:
+async def test_expire_in_ends_an_attempt_with_kind_timeout(patient: Site, form: str) -> None:
     wait = "await asyncio.sleep(600)" if form == "async def" else "signal.pause()"
-    outcome = await run_main(site, wait, form, expire_in=0.5)
+    outcome = await run_main(patient, wait, form, expire_in=0.5)
     assert_failed(outcome, "timeout", None, 15)
     started, error = outcome.events[-3], outcome.events[-2]
     assert error.created_timestamp - started.created_timestamp >= timedelta(seconds=0.5)
@@ -244,17 +253,17 @@ async def test_expire_in_ends_an_attempt_with_kind_timeout(site: Site, form: str
 
 async def test_expire_in_ends_one_that_ignores_sigterm_too(site: Site) -> None:
     body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n    signal.pause()"
-    assert_failed(await run_main(site, body, expire_in=0.3), "timeout", None, 9)
+    assert_failed(await run_main(site, body, expire_in=IN_MAIN), "timeout", None, 9)
 
 
 async def test_expire_in_ends_one_that_has_stopped_itself(site: Site) -> None:
-    outcome = await run_main(site, "os.kill(os.getpid(), signal.SIGSTOP)\nreturn {}", expire_in=0.3)
+    outcome = await run_main(site, "os.kill(os.getpid(), signal.SIGSTOP)\nreturn {}", expire_in=IN_MAIN)
     assert_failed(outcome, "timeout", None, 9)
 
 
-async def test_expire_in_is_a_timeout_also_where_the_worker_leaves_when_it_is_asked(site: Site) -> None:
+async def test_expire_in_is_a_timeout_also_where_the_worker_leaves_when_it_is_asked(patient: Site) -> None:
     body = "signal.signal(signal.SIGTERM, lambda *_: os._exit(3))\nwhile True:\n    signal.pause()"
-    assert_failed(await run_main(site, body, expire_in=0.3), "timeout", 3)
+    assert_failed(await run_main(patient, body, expire_in=IN_MAIN), "timeout", 3)
 
 
 # --- cannot be loaded ---

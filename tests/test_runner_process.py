@@ -301,10 +301,12 @@ async def test_a_thread_that_never_ends_does_not_hold_the_process(daemon: Daemon
     await daemon.quiet()
 
 
-async def test_a_workers_own_exit_functions_run(daemon: Daemon, site: Site) -> None:
-    outcome = await site.run("import atexit\n\ndef main():\n    atexit.register(print, 'goodbye')\n    return {}\n")
-    await daemon.quiet()
-    assert await site.log(outcome.id) == "goodbye\n"
+async def test_a_workers_own_exit_functions_run(template: str, tmp_path: Path) -> None:
+    source = "import atexit\n\ndef main():\n    atexit.register(print, 'goodbye')\n    return {}\n"
+    async with site_of(tmp_path, template, DAMAD_GRACE="10m") as site, daemon_on(site) as daemon:
+        outcome = await site.run(source)
+        await daemon.quiet()
+        assert await site.log(outcome.id) == "goodbye\n"
 
 
 async def test_after_its_own_final_a_worker_has_the_grace_and_is_ended_then(daemon: Daemon, site: Site) -> None:
