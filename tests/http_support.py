@@ -20,6 +20,7 @@ from damad.config import Config, Queue
 from damad.context import EtlContext, Host
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
+from damad.http import health
 from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
 from damad.http.shutdown import WAITS
@@ -154,6 +155,13 @@ async def house(template: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     """One server for all tests of a module; each test works on contexts of its own."""
     async with running(tmp_path_factory.mktemp("house"), await new_database(template)) as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is ready though its loop, which is the test's too, is late. (In modules that name this fixture.)"""
+    monkeypatch.setattr(health, "LAGGING", SOON)
+    monkeypatch.setattr(health, "PATIENCE", SOON)
 
 
 class Stream:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from http_support import House, refusal
 
-house = http_support.house
+house, ready = http_support.house, http_support.ready
 
 
 @pytest_asyncio.fixture(loop_scope="session")

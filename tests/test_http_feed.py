@@ -133,15 +133,17 @@ async def test_readers_that_come_and_go_see_each_event_once_however_writers_over
 async def test_a_reader_that_takes_nothing_is_cut_and_keeps_nobody_waiting(
     fresh: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sse, "SEND_TIMEOUT", 0.5)
     id_ = await fresh.new_context()
-    with socket.socket() as slow:
+    with socket.socket() as slow, monkeypatch.context() as hasty:
+        hasty.setattr(sse, "SEND_TIMEOUT", 0.5)
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(slow, (fresh.addresses.host, fresh.addresses.port))
         head = f"GET /v1/main/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         await loop.sock_sendall(slow, f"{head}Accept: text/event-stream\r\n\r\n".encode())
+        await fresh.waiting(1)
+        hasty.undo()  # who takes what comes has all the time that it needs
         async with streaming(fresh, "/events") as stream:
             await stream.next()
             await fresh.waiting(2)

@@ -18,7 +18,7 @@ from damad.eventstore.store import Append
 from damad.http import health
 from damad.model.event import Event
 
-house = http_support.house
+house, ready = http_support.house, http_support.ready
 
 PAGE = Path(__file__).parent.parent / "docs" / "http.md"
 

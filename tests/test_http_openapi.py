@@ -16,7 +16,7 @@ from openapi_spec_validator import validate
 from damad.http import openapi
 from damad.model import settings
 
-house = http_support.house
+house, ready = http_support.house, http_support.ready
 
 PAGE = Path(__file__).parent.parent / "docs" / "http.md"
 

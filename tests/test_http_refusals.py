@@ -26,9 +26,16 @@ TASK = {"worker": "hello.py"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """A server in a hurry, which takes small bodies only."""
+    """A server which takes small bodies only."""
+    async with running(tmp_path_factory.mktemp("small"), await new_database(template), max_body=1000) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hasty(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """A server in a hurry."""
     folder = tmp_path_factory.mktemp("hasty")
-    async with running(folder, await new_database(template), body_timeout=0.3, max_body=1000) as found:
+    async with running(folder, await new_database(template), body_timeout=0.3) as found:
         yield found
 
 
@@ -87,10 +94,12 @@ BROKEN: list[tuple[int, str, bytes]] = [
 
 @pytest.mark.parametrize(("status", "name", "sent"), BROKEN)
 async def test_what_is_half_a_request_or_none_is_refused_and_closed(
-    house: House, id_: int, status: int, name: str, sent: bytes
+    hasty: House, caplog: pytest.LogCaptureFixture, status: int, name: str, sent: bytes
 ) -> None:
-    head, body = await raw(house, sent)
+    head, body = await raw(hasty, sent)
     assert (int(head[9:12]), json.loads(body)["type"]) == (status, f"urn:damad:problem:{name}")
+    assert await hasty.event_count() == 0
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING or record.exc_info] == []
 
 
 async def test_a_context_that_somebody_holds_is_busy(house: House, id_: int) -> None:
