@@ -57,7 +57,7 @@ async def ends_clean(daemon: Daemon) -> None:
     await nothing_is_left_of_any_run(daemon)
     await daemon.site.verified()
     assert await daemon.stop() == 0
-    assert not daemon.site.processes()
+    await daemon.site.quiet()
     assert "Traceback" not in daemon.log, daemon.log
     assert (daemon.site.state_dir / "forkserver.log").read_text() == ""
 

@@ -12,7 +12,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import SETTINGS_KEY, Event
 
-LONG = 20.0
+LONG = 60.0
 """A wait that ends by a hint or makes the test fail."""
 
 
@@ -21,6 +21,7 @@ def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is woken but by a hint, and the listener learns of nothing by a ping."""
     monkeypatch.setattr(listener, "DEAF_INTERVAL", LONG)
     monkeypatch.setattr(listener, "PING_INTERVAL", 10 * LONG)
+    monkeypatch.setattr(listener, "PING_TIMEOUT", LONG)
 
 
 async def context_with(store: EventStore, *types: str) -> int:
@@ -142,12 +143,12 @@ async def test_a_listener_that_hears_nothing_knows_it_and_its_subscribers_poll(
         return connection
 
     monkeypatch.setattr(listener, "PING_TIMEOUT", 0.2)
-    monkeypatch.setattr(listener, "DEAF_INTERVAL", 0.2)
     ear = listener.Listener(deaf)
     try:
         with ear.subscribe(listener.EVENT) as bell:
             assert await bell.wait(LONG), "it was woken when the connection was there"
             assert not await ear.proves(1.0)
+            monkeypatch.setattr(listener, "DEAF_INTERVAL", 0.2)
             async with asyncio.timeout(LONG):
                 assert not await bell.wait(10 * LONG)
     finally:
