@@ -32,7 +32,7 @@ from damad.model.event import RecordedEvent
 from damad.model.lifecycle import ENDED
 from damad.processes import Process
 
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 DAMAD = [sys.executable, "-P", "-m", "damad"]
@@ -283,9 +283,11 @@ class Daemon:
                 cwd=self.site.folder, env={**self.site.environment, **environment},
             )  # fmt: skip
         assert self._process.stdout is not None
-        async with asyncio.timeout(SOON):
-            self.ready = (await self._process.stdout.readline()).decode()
-        assert self.ready.startswith("damad ready on "), self.log
+        self.ready = ""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON):
+                self.ready = (await self._process.stdout.readline()).decode()
+        assert self.ready.startswith("damad ready on "), f"exit code {self._process.returncode}: {self.log}"
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit code: 0 for a clean end, -9 after a SIGKILL."""

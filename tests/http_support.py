@@ -28,7 +28,7 @@ from damad.model.event import Event, RecordedEvent
 
 TOKEN = "a-token-for-tests"
 PG_ENV = "main"
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 

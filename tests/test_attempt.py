@@ -6,7 +6,7 @@ from pathlib import Path
 from damad.eventstore.pools import Database
 from damad.runner.attempt import Attempt, Claim
 
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 

@@ -19,7 +19,7 @@ from damad.eventstore.store import Append, Appended, EventStore, NewTask, sent_a
 from damad.eventstore.verify import verify
 from damad.model.event import SETTINGS_KEY, Event
 
-SOON = 30.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 LOCK = "SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE"
 MARKS = "SELECT count(DISTINCT txid) FROM data_manager.event_store WHERE type = ':MARK'"

@@ -16,7 +16,7 @@ from damad.model.event import SETTINGS_KEY, Event
 
 INSERT = "INSERT INTO data_manager.event_store (etl_context_id, type, payload, meta, fence) VALUES ($1, $2, $3, $4, $5)"
 HOST = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1"
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 Plain = "asyncpg.Connection[Any]"

@@ -61,7 +61,7 @@ async def all_done(site: Site, ids: list[int]) -> None:
             (queue,) = [queue for queue in await queues.every() if queue.name == "common"]
         return not queue.states
 
-    await until(are_done)
+    await until(are_done, within=300.0)
     assert len(await site.store().tasks(states=["done"], limit=len(ids) + 1)) == len(ids)
 
 

@@ -19,7 +19,7 @@ from damad.model.event import SETTINGS_KEY, Event
 
 T = TypeVar("T")
 HOST = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1"
-SOON = 20.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 INSERT = "INSERT INTO data_manager.event_store (etl_context_id, type, payload) VALUES ($1, $2, $3)"
 LOCK = "SELECT FROM data_manager.etl_contexts WHERE etl_context_id = $1 FOR NO KEY UPDATE"

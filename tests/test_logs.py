@@ -15,7 +15,7 @@ from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event
 from damad.runner import logfile
 
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 

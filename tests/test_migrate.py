@@ -19,7 +19,7 @@ from damad.eventstore.store import Append, EventStore
 from damad.eventstore.verify import verify
 from damad.model.event import Event
 
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 OBJECTS = """
     SELECT c.relname || ' ' || c.relkind::text AS name FROM pg_class c

@@ -10,7 +10,7 @@ import pytest
 
 from damad.eventstore.pools import Database
 
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 SESSIONS = """
     SELECT count(*) FROM pg_stat_activity
@@ -76,6 +76,6 @@ def test_a_program_that_ends_its_loop_says_goodbye_to_postgres_in_silence(dsn: s
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", dedent(program), dsn],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=SOON, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("[1, 1, 1]\n", "")

@@ -15,7 +15,8 @@ import pytest
 from damad import processes
 from damad.processes import Process
 
-SECONDS = 20.0
+SECONDS = 60.0
+"""Until a process that does not end hangs."""
 
 
 @pytest.fixture

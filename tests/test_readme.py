@@ -31,7 +31,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, obj
     assert daemon.stdout is not None and daemon.stdout.readline().startswith("damad ready on http://127.0.0.1:")
     yield place
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(60) == 0
 
 
 def test_every_command_of_the_readme_does_what_it_shows(newcomer: dict[str, object]) -> None:

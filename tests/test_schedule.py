@@ -22,7 +22,7 @@ from damad.scheduler.observation import held_task as held
 from damad.scheduler.supervisor import Supervisor
 
 HOST, ELSEWHERE = "6f0b1a52-52bb-4c92-a0d6-7a4df3a7d5d1", "0d9d5b5e-7d5b-4b37-a3a5-5a3a5d0c2c11"
-SOON = 40.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 
 

@@ -23,7 +23,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.serving import Host, refuse_twin
 from damad.eventstore.serving import serving as serving_as
 
-SOON = 20.0
+SOON = 60.0
 """Seconds in which what must happen has happened, however busy the machine is."""
 SERVING = f"""
     SELECT array_agg(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {DAEMONS} AND granted

@@ -25,7 +25,8 @@ BY_HAND = """
       SELECT 1000000, $1, 2, gen_random_uuid(), ':A', txid, _created_timestamp
         FROM data_manager.event_store WHERE etl_context_id = $1
 """
-SOON = 10.0
+SOON = 60.0
+"""Seconds in which what must happen has happened, however busy the machine is."""
 LATE = ["dama/task:ERROR", "dama/task:FAILED"]
 
 

@@ -95,7 +95,7 @@ def test_a_notice_is_one_datagram_of_lines(tmp_path: Path, monkeypatch: pytest.M
     address = str(tmp_path / "notify") if kind == "path" else f"@{tmp_path}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address.replace("@", "\0", 1) if kind == "abstract" else address)
-        listener.settimeout(10)
+        listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         assert systemd.notify(READY="1", STATUS="2 pg_envs")
         assert listener.recv(4096).decode() == "READY=1\nSTATUS=2 pg_envs"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_events import run_of
+from test_events import SOON, run_of
 
 from damad import context, errors, events, tasks
 from damad.config import Queue
@@ -89,7 +89,7 @@ async def test_a_task_that_starts_later_is_scheduled_until_then(here: Here) -> N
     with here():
         later, soon = await tasks.queue("ok.py", start_after="1h"), await tasks.queue("ok.py", start_after=0.05)
         assert (await tasks.status(later)).state == "scheduled"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while (await tasks.status(soon)).state != "queued":
                 pass
 
@@ -233,7 +233,7 @@ async def test_gather_returns_the_results_in_order(
             fence = await run_of(database, child.etl_context_id)
             final = Event(type=":FINAL", payload={"n": number})
             await store.append([Append(etl_context_id=child.etl_context_id, event=final, fence=fence)])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             assert await gathering == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
@@ -264,7 +264,7 @@ async def test_a_parent_that_waits_holds_no_slot(
     with here(**parent):
         child = await tasks.subtask("child", worker="ok.py")
         gathering = asyncio.create_task(tasks.gather(child))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             while not await waits():
                 pass
             await tasks.cancel(child.etl_context_id)
@@ -301,7 +301,7 @@ async def test_a_note_or_a_name_that_the_log_cannot_hold_is_refused(here: Here, 
 
 async def test_gathering_what_does_not_exist_does_not_wait_for_ever(here: Here, parent: dict[str, Any]) -> None:
     with here(**parent):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             assert await tasks.gather() == []
             with pytest.raises(errors.NotFound):
                 await tasks.gather(4711)

@@ -68,7 +68,7 @@ async def test_a_parent_of_a_thousand_children_ends_and_no_more_than_four_of_the
 
 async def test_parents_of_parents_three_deep_end_on_a_queue_that_runs_one_at_a_time(site: Site) -> None:
     id_ = await site.queue("family.py", [3, 2], queue="one")
-    await site.ended(id_)
+    await site.reaches(id_, "done", "failed", within=300.0)
     assert (await site.events(id_))[-1].payload == {"leaves": 8}
     leaves = [state.etl_context_id for state in await site.store().tree(id_)][7:]
     assert len(leaves) == 8
