@@ -36,6 +36,7 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     global_concurrency: int | None
     key_concurrency: int | None
     rate: str | None
+    key_rate: str | None
     shared: bool
     run_in: str
     settings: dict[str, Any]
@@ -128,6 +129,7 @@ def _state(name: str, stored: StoredQueue | None, depths: list[Depth]) -> QueueS
         global_concurrency=stored.global_concurrency,
         key_concurrency=stored.key_concurrency,
         rate=stored.rate,
+        key_rate=stored.key_rate,
         shared=in_force.shared,
         run_in=in_force.run_in,
         settings=in_force.defaults,

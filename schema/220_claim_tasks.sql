@@ -138,7 +138,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
               )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
@@ -154,7 +154,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
               )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]

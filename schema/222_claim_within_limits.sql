@@ -4,23 +4,57 @@ CREATE OR REPLACE FUNCTION data_manager.tokens_per_second(rate text)
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN split_part(rate, '/', 1)::double precision / nullif(data_manager.duration_seconds(split_part(rate, '/', 2)), 0);
 
--- How many tasks of a queue its rate lets begin at a time: a bucket that holds as many as the rate says, is filled again at
--- that rate, and is full at first. NULL where there is no rate.
-CREATE OR REPLACE FUNCTION data_manager.tokens_at(q data_manager.dama_queues, moment timestamptz)
+-- How many tasks a rate lets begin at a time: a bucket that holds as many as the rate says, is filled again at that rate, and
+-- is full at first. left_then: what was left in it at that moment. NULL where there is no rate.
+CREATE OR REPLACE FUNCTION data_manager.tokens_of(
+    rate text, left_then double precision, then_at timestamptz, moment timestamptz
+  )
   RETURNS double precision
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN least(
-    split_part(q.rate, '/', 1)::double precision,
-    q.tokens + greatest(0, extract(epoch FROM moment - q.tokens_at)::double precision)
-      * data_manager.tokens_per_second(q.rate)
+    split_part(rate, '/', 1)::double precision,
+    left_then + greatest(0, extract(epoch FROM moment - then_at)::double precision) * data_manager.tokens_per_second(rate)
   );
+
+-- How many tasks of a queue its rate lets begin at a time.
+CREATE OR REPLACE FUNCTION data_manager.tokens_at(q data_manager.dama_queues, moment timestamptz)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN data_manager.tokens_of(q.rate, q.tokens, q.tokens_at, moment);
+
+-- Seconds until a rate lets the next task begin, where so many may now; NULL where one may.
+CREATE OR REPLACE FUNCTION data_manager.next_token(rate text, tokens double precision)
+  RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN tokens < 0.999999 THEN (1 - tokens) / data_manager.tokens_per_second(rate) END;
 
 -- Seconds until the rate of a queue lets the next task begin; NULL where it does now.
 CREATE OR REPLACE FUNCTION data_manager.next_token_in(q data_manager.dama_queues, moment timestamptz)
   RETURNS double precision
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN CASE WHEN data_manager.tokens_at(q, moment) < 0.999999
-    THEN (1 - data_manager.tokens_at(q, moment)) / data_manager.tokens_per_second(q.rate) END;
+  RETURN data_manager.next_token(q.rate, data_manager.tokens_at(q, moment));
+
+-- Seconds until the key_rate of a queue lets the next task of some key begin, of which none may now; NULL where there is no
+-- such key. Only what was claimed within the time for one token can have left a bucket empty.
+CREATE OR REPLACE FUNCTION data_manager.next_key_token_in(q data_manager.dama_queues, moment timestamptz)
+  RETURNS double precision
+  LANGUAGE sql STABLE
+  RETURN (
+    SELECT min(data_manager.next_token(q.key_rate, data_manager.tokens_of(q.key_rate, b.tokens, b.tokens_at, moment)))
+      FROM data_manager.dama_key_tokens b
+      WHERE b.queue = q.name AND b.tokens_at > moment - make_interval(secs => 1 / data_manager.tokens_per_second(q.key_rate))
+  );
+
+-- How many more tasks of a concurrency_key may begin, of which so many run; NULL where keys have no limit.
+CREATE OR REPLACE FUNCTION data_manager.room_of_key(
+    q data_manager.dama_queues, running integer, bucket data_manager.dama_key_tokens, moment timestamptz
+  )
+  RETURNS integer
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN least(
+    q.key_concurrency - coalesce(running, 0),
+    floor(data_manager.tokens_of(q.key_rate, bucket.tokens, bucket.tokens_at, moment) + 0.000002)::integer
+  );
 
 -- The tasks of a queue that may run now within its limits, first those that come first, `slots` at most. Whoever calls holds
 -- the queue's row, and asks after that: what others claimed before is seen then, and nobody claims meanwhile.
@@ -43,7 +77,8 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
   SET enable_seqscan = off
   AS $$
     DECLARE
-      ids  bigint[];
+      by_key  boolean := num_nonnulls(q.key_concurrency, q.key_rate) > 0;
+      ids     bigint[];
     BEGIN
       WITH RECURSIVE held AS MATERIALIZED (
         SELECT t.settings ->> 'concurrency_key' AS key, count(*)::integer AS number
@@ -63,7 +98,7 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
             AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
             AND (t.start_by IS NULL OR t.start_by > now)
           ORDER BY t.priority DESC, t.initial_event_id
-          LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN q.key_concurrency IS NULL THEN slots ELSE 1000 END
+          LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN by_key THEN 1000 ELSE slots END
       ), due AS MATERIALIZED (
         SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
           FROM data_manager.dama_tasks t
@@ -76,13 +111,14 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
       ), keys AS (
         (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
-             AND q.key_concurrency IS NOT NULL
+             AND by_key
              AND (SELECT count(*) FROM head) = 1000
              AND (SELECT room.slots FROM room) > (
                SELECT sum(CASE WHEN h.key IS NULL THEN h.number
-                               ELSE greatest(0, least(h.number, q.key_concurrency - coalesce(held.number, 0))) END)
+                               ELSE greatest(0, least(h.number, data_manager.room_of_key(q, held.number, b, now))) END)
                  FROM (SELECT head.key, count(*) AS number FROM head GROUP BY head.key) AS h
                    LEFT JOIN held ON held.key = h.key
+                   LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = h.key
              )
            ORDER BY t.settings ->> 'concurrency_key' LIMIT 1)
         UNION ALL
@@ -92,7 +128,8 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
           FROM keys WHERE keys.key IS NOT NULL
       ), keyed AS (
         SELECT first.*
-          FROM keys LEFT JOIN held ON held.key = keys.key, LATERAL (
+          FROM keys LEFT JOIN held ON held.key = keys.key
+            LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = keys.key, LATERAL (
             SELECT t.etl_context_id, t.priority, t.initial_event_id, keys.key
               FROM data_manager.dama_tasks t
               WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' = keys.key
@@ -102,7 +139,7 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
                 AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
                 AND (t.start_by IS NULL OR t.start_by > now)
               ORDER BY t.priority DESC, t.initial_event_id
-              LIMIT greatest(0, least(slots, q.key_concurrency - coalesce(held.number, 0)))
+              LIMIT greatest(0, least(slots, data_manager.room_of_key(q, held.number, b, now)))
           ) AS first
           WHERE keys.key IS NOT NULL
       ), ready AS (
@@ -111,13 +148,34 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
       ), fitting AS (
         SELECT r.etl_context_id, r.priority, r.initial_event_id
           FROM ready r LEFT JOIN held ON held.key = r.key
-          WHERE q.key_concurrency IS NULL OR r.key IS NULL OR r.place <= q.key_concurrency - coalesce(held.number, 0)
+            LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = r.key
+          WHERE NOT by_key OR r.key IS NULL OR r.place <= data_manager.room_of_key(q, held.number, b, now)
           ORDER BY r.priority DESC, r.initial_event_id
           LIMIT (SELECT room.slots FROM room)
       )
       SELECT array_agg(f.etl_context_id ORDER BY f.priority DESC, f.initial_event_id) INTO ids FROM fitting f;
       RETURN coalesce(ids, '{}');
     END
+  $$;
+
+-- Takes a token of its key's bucket for each of these tasks, which have one, and forgets the buckets that are full again.
+-- Whoever calls holds the queue's row, and so all of them.
+CREATE OR REPLACE FUNCTION data_manager.take_key_tokens(q data_manager.dama_queues, ids bigint[], moment timestamptz)
+  RETURNS void
+  LANGUAGE sql
+  AS $$
+    DELETE FROM data_manager.dama_key_tokens b
+      WHERE b.queue = q.name
+        AND b.tokens_at <= moment - make_interval(secs => data_manager.duration_seconds(split_part(q.key_rate, '/', 2)));
+    INSERT INTO data_manager.dama_key_tokens (queue, key, tokens, tokens_at)
+      SELECT q.name, taken.key, data_manager.tokens_of(q.key_rate, b.tokens, b.tokens_at, moment) - taken.number, moment
+        FROM (
+          SELECT t.settings ->> 'concurrency_key' AS key, count(*) AS number
+            FROM data_manager.dama_tasks t
+            WHERE t.etl_context_id = ANY (ids) AND t.settings ->> 'concurrency_key' IS NOT NULL
+            GROUP BY 1
+        ) AS taken LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = taken.key
+      ON CONFLICT (queue, key) DO UPDATE SET tokens = excluded.tokens, tokens_at = excluded.tokens_at;
   $$;
 
 -- Claims of one queue what may run now on this host within the queue's limits, which count over all hosts: so whoever claims
@@ -174,6 +232,9 @@ CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
         IF remaining IS NOT NULL THEN
           UPDATE data_manager.dama_queues q SET tokens = remaining - cardinality(claimed), tokens_at = now
             WHERE q.name = found.name;
+        END IF;
+        IF found.key_rate IS NOT NULL THEN
+          PERFORM data_manager.take_key_tokens(found, claimed, now);
         END IF;
         RETURN QUERY SELECT * FROM data_manager.claim_each(claimed, host_id, holder, lease);
       END IF;

@@ -24,9 +24,13 @@ async def test_what_is_set_is_shown_over_what_is_configured_and_can_be_unset(sit
     (heavy,) = [queue for queue in await damad(site, "queues") if queue["name"] == "heavy"]
     assert heavy["concurrency"] == 7
     set_ = await damad(
-        site, "queues", "set", "heavy", "--concurrency", "3", "--rate", "100/1m", "--shared", "--retry-limit", "0"
-    )
-    assert (set_["concurrency"], set_["rate"], set_["shared"]) == (3, "100/1m", True)
+        site, "queues", "set", "heavy", "--concurrency", "3", "--rate", "100/1m", "--shared", "--retry-limit", "0",
+        "--key-rate", "5/1h",
+    )  # fmt: skip
+    assert (set_["concurrency"], set_["rate"], set_["shared"], set_["key_rate"]) == (3, "100/1m", True, "5/1h")
+    listed = (await site.damad("queues", COLUMNS="200")).out.splitlines()
+    (line,) = [line for line in listed if line.startswith("heavy")]
+    assert "100/1m, 5/1h a key" in line
     assert set_["settings"] == {"retry_limit": 0}
     unset = await damad(site, "queues", "set", "heavy", "--unset", "concurrency,retry-limit", "--no-shared")
     assert (unset["concurrency"], unset["settings"], unset["shared"], unset["rate"]) == (7, {}, False, "100/1m")

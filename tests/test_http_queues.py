@@ -9,8 +9,8 @@ from http_support import House, refusal
 house = http_support.house
 
 SHOWN = {
-    "name", "paused", "concurrency", "global_concurrency", "key_concurrency", "rate", "shared", "run_in", "settings",
-    "depth", "oldest_age", "running", "states",
+    "name", "paused", "concurrency", "global_concurrency", "key_concurrency", "rate", "key_rate", "shared", "run_in",
+    "settings", "depth", "oldest_age", "running", "states",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from daemon_support import Daemon, Site, site_of, until
 
@@ -151,13 +152,14 @@ async def test_what_is_set_while_a_daemon_runs_counts_for_the_next_task(hosts: t
     assert await daemon.stop() == 0
 
 
-async def test_a_rate_is_looked_at_again_when_the_next_token_is_there(hosts: tuple[Site, Site]) -> None:
+@pytest.mark.parametrize("rate", ["rate", "key_rate"])
+async def test_a_rate_is_looked_at_again_when_the_next_token_is_there(hosts: tuple[Site, Site], rate: str) -> None:
     site, _ = hosts
     daemon = Daemon(site)
     await daemon.start(DAMAD_POLL_INTERVAL="1h")
     with site.here():
-        await queues.change("common", {"rate": "1/500ms"})
-    ids = [await site.queue(site.worker(BRIEF), queue="common") for _ in range(3)]
+        await queues.change("common", {rate: "1/500ms"})
+    ids = [await site.queue(site.worker(BRIEF), queue="common", concurrency_key="a") for _ in range(3)]
     for id_ in ids:
         await site.ended(id_)
     assert await daemon.stop() == 0

@@ -241,9 +241,81 @@ async def test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_b
     assert await claim(schedule) == ids[4:7]  # the bucket holds no more than the rate says
 
 
+async def test_a_key_rate_lets_as_many_of_each_key_begin_as_it_says_and_then_one_after_another(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"key_rate": "2/1h"})
+    a, b, free = await queued(store, *"aaaaaa"), await queued(store, *"bbb"), await queued(store, None, None, None)
+    assert await claim(schedule, 1) == a[:1]
+    assert set(await claim(schedule)) == {a[1], *b[:2], *free}
+    assert await claim(schedule) == []
+    (work,) = await schedule.queues_with_work()
+    assert work.wait is None
+    assert work.key_wait is not None and 1700 < work.key_wait <= 1800
+    await later(plain, "30 minutes")
+    (work,) = await schedule.queues_with_work()
+    assert work.key_wait is None
+    assert set(await claim(schedule)) == {a[2], b[2]}
+    await later(plain, "10 hours")
+    assert await claim(schedule) == a[3:5]  # the bucket of a key holds no more than the rate says
+
+
+async def test_the_rate_of_a_key_counts_what_begins_on_any_host_and_a_retry_too(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, database: Database
+) -> None:
+    await queues.change("etl", {"key_rate": "3/1h", "key_concurrency": 2, "rate": "100/1h"})
+    due = await retrying(store, "a")
+    ids = await queued(store, *"aaa")
+    assert await claim(schedule, 1) == due
+    assert await claim(Schedule(database, ELSEWHERE)) == ids[:1]
+    assert await claim(schedule) == []  # two of the key run
+    await end(store, due[0], ids[0])
+    assert await claim(schedule) == ids[1:2]  # and three began
+
+
+async def test_nobody_waits_behind_a_key_whose_rate_is_used_up_however_many_wait_for_it(
+    ctx: EtlContext, store: EventStore, schedule: Schedule
+) -> None:
+    await queues.change("etl", {"key_rate": "1/1h"})
+    first, *_ = await queued(store, *["a"] * 1001)
+    behind = await queued(store, "b", "c", "c")
+    assert await claim(schedule) == [first, *behind[:2]]
+
+
+async def test_a_key_that_nothing_was_claimed_of_for_long_is_forgotten(
+    ctx: EtlContext, store: EventStore, schedule: Schedule, plain: "asyncpg.Connection[Any]"
+) -> None:
+    await queues.change("etl", {"key_rate": "2/1h"})
+    await queued(store, *"aab")
+    assert len(await claim(schedule, 1)) == 1
+    await later(plain, "59 minutes")
+    assert len(await claim(schedule, 1)) == 1
+    assert await plain.fetchval("SELECT round(tokens::numeric, 1) FROM data_manager.dama_key_tokens") == 1
+    await later(plain, "1 hour")
+    assert len(await claim(schedule)) == 1
+    assert [row["key"] for row in await plain.fetch("SELECT key FROM data_manager.dama_key_tokens")] == ["b"]
+
+
+async def test_who_waits_for_the_rate_of_a_key_keeps_no_other_waiting_and_knows_when_to_look(
+    ctx: EtlContext, store: EventStore, database: Database, tmp_path: Path
+) -> None:
+    await queues.change("etl", {"key_rate": "1/1h"})
+    used, _ = await queued(store, *"aa")
+    claims = claims_of(database, tmp_path)
+    assert [task.etl_context_id for task in await claims.fill({}, [])] == [used]
+    (other,) = await queued(store, "b")
+    moments: list[float] = []
+    assert [task.etl_context_id for task in await claims.fill({}, moments)] == [other]
+    (moment,) = moments
+    assert 3500 < moment <= 3600
+
+
 async def later(connection: "asyncpg.Connection[Any]", how_much: str) -> None:
     """The same as if so much time had gone by since the last claim."""
-    await connection.execute("UPDATE data_manager.dama_queues SET tokens_at = tokens_at - $1::text::interval", how_much)
+    for table in ("dama_queues", "dama_key_tokens"):
+        await connection.execute(
+            f"UPDATE data_manager.{table} SET tokens_at = tokens_at - $1::text::interval", how_much
+        )
 
 
 async def test_nothing_is_claimed_from_a_paused_queue_however_it_is_asked_for(
@@ -256,7 +328,9 @@ async def test_nothing_is_claimed_from_a_paused_queue_however_it_is_asked_for(
     assert await claim_plainly(schedule) == ids
 
 
-@pytest.mark.parametrize("limit", [{"global_concurrency": 1}, {"key_concurrency": 1}, {"rate": "1/1h"}])
+@pytest.mark.parametrize(
+    "limit", [{"global_concurrency": 1}, {"key_concurrency": 1}, {"rate": "1/1h"}, {"key_rate": "1/1h"}]
+)
 @pytest.mark.parametrize("due", [False, True])
 async def test_who_does_not_know_of_a_limit_claims_nothing(
     ctx: EtlContext, store: EventStore, schedule: Schedule, limit: dict[str, Any], due: bool

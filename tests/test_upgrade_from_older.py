@@ -7,12 +7,15 @@ import pytest
 from original_support import rows, value
 from postgres_support import sql
 
+from damad import errors
 from damad.eventstore import migrate as migration
+from damad.eventstore import queues
 from damad.eventstore.migrate import VERSION, drift, migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.eventstore.verify import verify
 from damad.model.event import Event
+from damad.model.queue import Change, StoredQueue
 
 TO_VERSION_1 = """
 DROP TABLE data_manager.original_events, data_manager.cancel_intents;
@@ -31,6 +34,13 @@ DROP FUNCTION data_manager.claim_tasks;
 CREATE FUNCTION data_manager.claim_tasks(text, integer, boolean, uuid, text, interval) RETURNS SETOF bigint
   LANGUAGE sql AS 'SELECT 1::bigint';
 UPDATE data_manager.damad_schema SET version = 2, checksum = 'older';
+"""
+TO_VERSION_5 = """
+DROP FUNCTION data_manager.room_of_key, data_manager.next_key_token_in;
+DROP TABLE data_manager.dama_key_tokens;
+ALTER TABLE data_manager.dama_queues DROP COLUMN key_rate CASCADE;
+INSERT INTO data_manager.dama_queues (name, rate) VALUES ('etl', '5/1m');
+UPDATE data_manager.damad_schema SET version = 5, checksum = 'older';
 """
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'data_manager' ORDER BY 1"
 EVENTS = "SELECT event_id, etl_context_id, version, event_uuid, type FROM data_manager.event_store ORDER BY 1"
@@ -66,6 +76,20 @@ async def test_version_2_gets_a_place_for_intents_and_one_way_to_claim(database:
     assert await rows(database, EVENTS) == events
     assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 7
     assert await value(database, "SELECT count(*) FROM pg_proc WHERE proname = 'claim_tasks'") == 1
+    assert await drift(database) is None
+
+
+async def test_version_5_keeps_what_is_set_for_its_queues_and_gets_more_that_can_be(database: Database) -> None:
+    indexes = await rows(database, INDEXES)
+    await sql(database.dsn, TO_VERSION_5)
+    done = await migrate(database)
+    assert (done.before, done.after) == (5, VERSION)
+    assert await rows(database, INDEXES) == indexes
+    (etl,) = (await queues.stored(database)).values()
+    assert etl == StoredQueue(name="etl", paused=False, rate="5/1m")
+    await queues.change(database, "etl", Change({"key_rate": "1/1s"}, {}))
+    with pytest.raises(errors.DamadError, match="key_rate"):
+        await queues.change(database, "etl", Change({"key_rate": "fast"}, {}))
     assert await drift(database) is None
 
 

@@ -61,7 +61,7 @@ class Settings:
     "The same key again queues nothing and answers with the first task."
 
     concurrency_key: str | None = None
-    "Its queue may bound how many of the same key run at a time."
+    "Its queue may bound how many of the same key run at a time, or begin in which time."
 
     singleton_key: str | None = None
     "While a task with this key is open, queues nothing and answers with that one."

@@ -26,6 +26,9 @@ class Fields:
     rate: str | None = None
     "How many begin in which time, like 100/1m."
 
+    key_rate: str | None = None
+    "How many of each concurrency_key begin in which time, like 100/1m."
+
     shared: Annotated[bool | None, Parameter(negative="--no-shared")] = None
     "Whether any host may run its tasks."
 

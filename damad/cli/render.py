@@ -80,7 +80,8 @@ def queues(states: Sequence[QueueState]) -> None:
 def _limits(state: QueueState) -> str:
     said = {"in all": state.global_concurrency, "a key": state.key_concurrency}
     limits = [f"{number} {of_what}" for of_what, number in said.items() if number is not None]
-    return ", ".join([*limits, *([state.rate] if state.rate else [])])
+    limits += [state.rate] if state.rate else []
+    return ", ".join([*limits, *([f"{state.key_rate} a key"] if state.key_rate else [])])
 
 
 def schedules(found: Sequence[Read]) -> None:

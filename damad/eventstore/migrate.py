@@ -26,7 +26,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.refusals import translated
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Of the schema in this package. An upgrade file carries the number of the version that it leads to."""
 FROM_THE_ORIGINAL: Final = 1
 """The number of the upgrade files for a database that the original made."""

@@ -68,12 +68,14 @@ class Leftover(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True):
     """A queue in which some task waits for nothing but a slot, and what is set for it in the database.
 
-    wait: seconds until its rate lets the next one begin.
+    wait: seconds until its rate lets the next one begin · key_wait: until its key_rate lets the next one of a key begin
+    of which none may now.
     """
 
     queue: str
     stored: StoredQueue | None
     wait: float | None
+    key_wait: float | None
 
 
 class FreeSlots(msgspec.Struct, frozen=True):
@@ -151,7 +153,10 @@ class Schedule:
     async def queues_with_work(self) -> list[Work]:
         """The queues in which some task waits for nothing but a slot."""
         rows = await self.database.fetch("queues_with_work")
-        return [Work(row["queue"], row["stored"] and stored_queue(row["stored"]), row["wait"]) for row in rows]
+        return [
+            Work(row["queue"], row["stored"] and stored_queue(row["stored"]), row["wait"], row["key_wait"])
+            for row in rows
+        ]
 
     async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int]]:
         """Queue and id of each descendant of a task that may run here now, first those that come first."""

@@ -15,6 +15,8 @@ from damad.model import settings, shape
 MOST_SLOTS: Final = 2**31
 _RATE = re.compile(r"([1-9]\d{0,8})/(\d{1,10}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _LEAST: Final = {"concurrency": 0, "global_concurrency": 1, "key_concurrency": 1}
+_RATES: Final = ("rate", "key_rate")
+_LIMITS: Final = ("global_concurrency", "key_concurrency", *_RATES)
 OF_ONE_TASK: Final = frozenset({"queue", "idempotency_key", "singleton_key", "debounce"})
 TASK_SETTINGS: Final = settings.NAMES - OF_ONE_TASK - {"worker", "run_in"}
 """The task settings that a queue may have for tasks that do not say. (`debounce` goes by the `singleton_key`.)"""
@@ -24,7 +26,7 @@ class QueueFields(msgspec.Struct, frozen=True, kw_only=True):
     """What is set for a queue, beside task settings. It counts for all hosts.
 
     global_concurrency, key_concurrency: how many of its tasks, and how many of each concurrency_key, run at a time over
-    all hosts · rate: how many begin in which time, "100/1m".
+    all hosts · rate, key_rate: how many begin in which time, "100/1m", of the queue and of each concurrency_key.
     """
 
     paused: bool | None = None
@@ -34,6 +36,7 @@ class QueueFields(msgspec.Struct, frozen=True, kw_only=True):
     rate: str | None = None
     shared: bool | None = None
     run_in: str | None = None
+    key_rate: str | None = None
 
 
 class StoredQueue(QueueFields, frozen=True, kw_only=True):
@@ -45,7 +48,7 @@ class StoredQueue(QueueFields, frozen=True, kw_only=True):
     @property
     def limited(self) -> bool:
         """True where what is claimed from it is counted over all hosts."""
-        return (self.global_concurrency, self.key_concurrency, self.rate) != (None, None, None)
+        return any(getattr(self, name) is not None for name in _LIMITS)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -95,10 +98,12 @@ def _check(fields: QueueFields, pointer: str) -> None:
         value = getattr(fields, name)
         if value is not None and not least <= value < MOST_SLOTS:
             raise InvalidInput(f"{name} is a number from {least} to {MOST_SLOTS - 1}", pointer=f"{pointer}/{name}")
-    if fields.rate is not None and not _is_rate(fields.rate):
-        raise InvalidInput(
-            f"rate {fields.rate!r} is no number and the time for it, like 100/1m", pointer=f"{pointer}/rate"
-        )
+    for name in _RATES:
+        rate = getattr(fields, name)
+        if rate is not None and not _is_rate(rate):
+            raise InvalidInput(
+                f"{name} {rate!r} is no number and the time for it, like 100/1m", pointer=f"{pointer}/{name}"
+            )
     if fields.run_in not in (None, "process", "daemon"):
         raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
 

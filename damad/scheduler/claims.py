@@ -68,7 +68,8 @@ class Claims:
     ) -> list[Assignment]:
         """Fills the free slots of every queue, of which so many are occupied, but for some tasks.
 
-        Returns what was claimed. Adds to `moments` the seconds until the rate of a queue lets the next task begin.
+        Returns what was claimed. Adds to `moments` the seconds until the rate of a queue, or of a key in it, lets the
+        next task begin.
         """
         claimed: list[Assignment] = []
         for work in await self._schedule.queues_with_work():
@@ -76,9 +77,8 @@ class Claims:
                 self._stored[work.queue] = work.stored
             rules = self.rules(work.queue)
             free = FreeSlots(work.queue, rules.concurrency - occupied.get(work.queue, 0), rules.shared)
-            if work.wait is not None:
-                moments.append(work.wait)
-            elif free.slots > 0 and not (work.stored and work.stored.paused):
+            moments += [wait for wait in (work.wait, work.key_wait) if wait is not None]
+            if work.wait is None and free.slots > 0 and not (work.stored and work.stored.paused):
                 claim = self._claim(free, leave_out)
                 claimed += await self._bulkhead.alone(claim, [], pg_env=self._store.database.pg_env, queue=work.queue)
         if claimed:

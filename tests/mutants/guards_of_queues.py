@@ -10,7 +10,7 @@ LEFT_OUT = """              AND t.etl_context_id <> ALL (leave_out)
 UNSET = """              AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
               )
 """
 OF_THIS_HOST = "AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)\n"
@@ -46,15 +46,15 @@ GUARDS = (
     Guard(
         "a key has its limit",
         LIMITED,
-        "r.place <= q.key_concurrency - coalesce(held.number, 0)",
+        "r.place <= data_manager.room_of_key(q, held.number, b, now)",
         "true",
         (f"{QUEUES}::test_of_each_key_no_more_run_at_a_time_than_its_queue_says",),
     ),
     Guard(
         "what runs of a key counts",
         LIMITED,
-        "r.place <= q.key_concurrency - coalesce(held.number, 0)",
-        "r.place <= q.key_concurrency",
+        "q.key_concurrency - coalesce(running, 0)",
+        "q.key_concurrency",
         (f"{QUEUES}::test_of_each_key_no_more_run_at_a_time_than_its_queue_says",),
     ),
     Guard(
@@ -115,16 +115,36 @@ GUARDS = (
     Guard(
         "a rate that was not used does not add up",
         LIMITED,
-        "    split_part(q.rate, '/', 1)::double precision,\n    q.tokens + greatest",
-        "    coalesce(q.tokens, split_part(q.rate, '/', 1)::double precision) + greatest",
-        (f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",),
+        "    split_part(rate, '/', 1)::double precision,\n    left_then + greatest",
+        "    coalesce(left_then, split_part(rate, '/', 1)::double precision) + greatest",
+        (
+            f"{QUEUES}::test_a_rate_lets_as_many_begin_as_it_says_and_then_one_after_another_by_the_clock_of_postgres",
+            f"{QUEUES}::test_a_key_rate_lets_as_many_of_each_key_begin_as_it_says_and_then_one_after_another",
+        ),
+    ),
+    Guard(
+        "what begins is taken from the rate of its key",
+        LIMITED,
+        "PERFORM data_manager.take_key_tokens(found, claimed, now);",
+        "NULL;",
+        (f"{QUEUES}::test_a_key_rate_lets_as_many_of_each_key_begin_as_it_says_and_then_one_after_another",),
+    ),
+    Guard(
+        "a key whose bucket is not full is not forgotten",
+        LIMITED,
+        "AND b.tokens_at <= moment - make_interval(",
+        "AND b.tokens_at <= moment - 0 * make_interval(",
+        (f"{QUEUES}::test_a_key_that_nothing_was_claimed_of_for_long_is_forgotten",),
     ),
     Guard(
         "a rate is looked at again",
         "damad/scheduler/claims.py",
-        "moments.append(work.wait)",
-        "pass",
-        (f"{LIMITS}::test_a_rate_is_looked_at_again_when_the_next_token_is_there",),
+        "for wait in (work.wait, work.key_wait) if",
+        "for wait in () if",
+        (
+            f"{LIMITS}::test_a_rate_is_looked_at_again_when_the_next_token_is_there",
+            f"{QUEUES}::test_who_waits_for_the_rate_of_a_key_keeps_no_other_waiting_and_knows_when_to_look",
+        ),
     ),
     Guard(
         "a change of a queue wakes the daemons",
