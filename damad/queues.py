@@ -37,6 +37,7 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     key_concurrency: int | None
     rate: str | None
     key_rate: str | None
+    aging: float | None
     shared: bool
     run_in: str
     settings: dict[str, Any]
@@ -130,6 +131,7 @@ def _state(name: str, stored: StoredQueue | None, depths: list[Depth]) -> QueueS
         key_concurrency=stored.key_concurrency,
         rate=stored.rate,
         key_rate=stored.key_rate,
+        aging=stored.aging,
         shared=in_force.shared,
         run_in=in_force.run_in,
         settings=in_force.defaults,

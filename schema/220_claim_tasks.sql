@@ -97,7 +97,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 -- One that did not begin by its start_by is left out too: it has failed, and the log is about to say so (schema/225).
 -- leave_out: contexts that are not to be claimed, though they might. What is queued and what became due are looked up
 -- apart, each by an index of its own: one of the first is found as fast however many more wait behind it.
--- A queue that is paused or has limits gives nothing here, whatever whoever calls knew of it: schema/222 serves it.
+-- A queue that is paused, or has limits or aging, gives nothing here, whatever whoever calls knew of it: schema/222 serves it.
 -- Planned once, for any number of slots, and so that nothing is sorted which an index has in order.
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
     queues     text[],
@@ -138,7 +138,8 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate,
+                                                  q.aging) > 0)
               )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
@@ -154,7 +155,8 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
               AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate,
+                                                  q.aging) > 0)
               )
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]

@@ -45,22 +45,43 @@ CREATE OR REPLACE FUNCTION data_manager.next_key_token_in(q data_manager.dama_qu
       WHERE b.queue = q.name AND b.tokens_at > moment - make_interval(secs => 1 / data_manager.tokens_per_second(q.key_rate))
   );
 
+-- How many tasks of a concurrency_key the key_rate of its queue lets begin at a time. Its bucket is looked up by itself: there
+-- may be very many.
+CREATE OR REPLACE FUNCTION data_manager.key_tokens_at(q data_manager.dama_queues, key text, moment timestamptz)
+  RETURNS double precision
+  LANGUAGE sql STABLE
+  RETURN coalesce(
+    (SELECT data_manager.tokens_of(q.key_rate, b.tokens, b.tokens_at, moment)
+       FROM data_manager.dama_key_tokens b
+       WHERE b.queue = q.name AND b.key = key_tokens_at.key),
+    data_manager.tokens_of(q.key_rate, NULL, NULL, moment)
+  );
+
 -- How many more tasks of a concurrency_key may begin, of which so many run; NULL where keys have no limit.
 CREATE OR REPLACE FUNCTION data_manager.room_of_key(
-    q data_manager.dama_queues, running integer, bucket data_manager.dama_key_tokens, moment timestamptz
+    q data_manager.dama_queues, key text, running integer, moment timestamptz
   )
   RETURNS integer
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  LANGUAGE sql STABLE
   RETURN least(
     q.key_concurrency - coalesce(running, 0),
-    floor(data_manager.tokens_of(q.key_rate, bucket.tokens, bucket.tokens_at, moment) + 0.000002)::integer
+    CASE WHEN q.key_rate IS NOT NULL THEN floor(data_manager.key_tokens_at(q, key, moment) + 0.000002)::integer END
   );
+
+-- Whose turn it is, least first: higher priority first or, where the queue has aging, by the time since which a task could
+-- run, less its priority times aging. Both waiting and priority are in it, and no clock: it stays as it is while time goes by.
+CREATE OR REPLACE FUNCTION data_manager.turn_of(q data_manager.dama_queues, priority integer, run_at timestamptz)
+  RETURNS double precision
+  LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN CASE WHEN q.aging IS NULL THEN -priority::double precision
+              ELSE extract(epoch FROM run_at)::double precision - priority * q.aging END;
 
 -- The tasks of a queue that may run now within its limits, first those that come first, `slots` at most. Whoever calls holds
 -- the queue's row, and asks after that: what others claimed before is seen then, and nobody claims meanwhile.
 -- A run that waits for others counts for no limit. Where keys are limited the first thousand are looked at, and where these
 -- are not enough, for their keys are full, the first of each other key, found by an index: so nobody waits behind a key that
 -- is full, however many wait for it. Only a task without a key is then seen once it is among the first thousand.
+-- With aging the first of each priority are looked at, and without it the first of all: both as an index has them in order.
 -- only_ids: of these contexts alone, or NULL.
 CREATE OR REPLACE FUNCTION data_manager.within_limits(
     q          data_manager.dama_queues,
@@ -75,6 +96,8 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
   LANGUAGE plpgsql
   SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off
+  SET enable_bitmapscan = off
+  SET jit = off
   AS $$
     DECLARE
       by_key  boolean := num_nonnulls(q.key_concurrency, q.key_rate) > 0;
@@ -88,19 +111,35 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
           GROUP BY 1
       ), room AS MATERIALIZED (
         SELECT greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.number), 0)))::integer AS slots FROM held
+      ), priorities AS (
+        (SELECT t.priority FROM data_manager.dama_tasks t
+           WHERE t.state = 'queued' AND t.queue = q.name AND q.aging IS NOT NULL
+           ORDER BY t.priority DESC LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.priority FROM data_manager.dama_tasks t
+                  WHERE t.state = 'queued' AND t.queue = q.name AND t.priority < p.priority
+                  ORDER BY t.priority DESC LIMIT 1)
+          FROM priorities p WHERE p.priority IS NOT NULL
+      ), levels (lowest, highest) AS MATERIALIZED (
+        SELECT p.priority, p.priority FROM priorities p WHERE p.priority IS NOT NULL
+        UNION ALL
+        SELECT -2147483648, 2147483647 WHERE q.aging IS NULL
       ), head AS MATERIALIZED (
-        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
-          FROM data_manager.dama_tasks t
-          WHERE t.state = 'queued' AND t.queue = q.name
-            AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
-            AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
-            AND t.etl_context_id <> ALL (leave_out)
-            AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
-            AND (t.start_by IS NULL OR t.start_by > now)
-          ORDER BY t.priority DESC, t.initial_event_id
-          LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN by_key THEN 1000 ELSE slots END
+        SELECT first.*
+          FROM levels, LATERAL (
+            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+              FROM data_manager.dama_tasks t
+              WHERE t.state = 'queued' AND t.queue = q.name AND t.priority BETWEEN levels.lowest AND levels.highest
+                AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
+                AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
+                AND t.etl_context_id <> ALL (leave_out)
+                AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
+                AND (t.start_by IS NULL OR t.start_by > now)
+              ORDER BY t.priority DESC, t.initial_event_id
+              LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN by_key THEN 1000 ELSE slots END
+          ) AS first
       ), due AS MATERIALIZED (
-        SELECT t.etl_context_id, t.priority, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+        SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
           FROM data_manager.dama_tasks t
           WHERE t.state IN ('scheduled', 'retrying') AND t.queue = q.name AND t.run_at <= now
             AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
@@ -112,13 +151,12 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
         (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
              AND by_key
-             AND (SELECT count(*) FROM head) = 1000
+             AND (SELECT count(*) FROM head) >= 1000
              AND (SELECT room.slots FROM room) > (
                SELECT sum(CASE WHEN h.key IS NULL THEN h.number
-                               ELSE greatest(0, least(h.number, data_manager.room_of_key(q, held.number, b, now))) END)
+                               ELSE greatest(0, least(h.number, data_manager.room_of_key(q, h.key, held.number, now))) END)
                  FROM (SELECT head.key, count(*) AS number FROM head GROUP BY head.key) AS h
                    LEFT JOIN held ON held.key = h.key
-                   LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = h.key
              )
            ORDER BY t.settings ->> 'concurrency_key' LIMIT 1)
         UNION ALL
@@ -128,32 +166,38 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
           FROM keys WHERE keys.key IS NOT NULL
       ), keyed AS (
         SELECT first.*
-          FROM keys LEFT JOIN held ON held.key = keys.key
-            LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = keys.key, LATERAL (
-            SELECT t.etl_context_id, t.priority, t.initial_event_id, keys.key
+          FROM keys LEFT JOIN held ON held.key = keys.key, levels, LATERAL (
+            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, keys.key
               FROM data_manager.dama_tasks t
               WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' = keys.key
+                AND t.priority BETWEEN levels.lowest AND levels.highest
                 AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
                 AND t.etl_context_id <> ALL (ARRAY(SELECT i.etl_context_id FROM data_manager.cancel_intents i))
                 AND t.etl_context_id <> ALL (leave_out)
                 AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
                 AND (t.start_by IS NULL OR t.start_by > now)
               ORDER BY t.priority DESC, t.initial_event_id
-              LIMIT greatest(0, least(slots, data_manager.room_of_key(q, held.number, b, now)))
+              LIMIT greatest(0, least(slots, data_manager.room_of_key(q, keys.key, held.number, now)))
           ) AS first
           WHERE keys.key IS NOT NULL
       ), ready AS (
-        SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.priority DESC, r.initial_event_id) AS place
-          FROM (SELECT * FROM head UNION SELECT * FROM due UNION SELECT * FROM keyed) AS r
+        SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.turn, r.initial_event_id) AS place
+          FROM (
+            SELECT found.*, data_manager.turn_of(q, found.priority, found.run_at) AS turn
+              FROM (SELECT * FROM head UNION SELECT * FROM due UNION SELECT * FROM keyed) AS found
+          ) AS r
+      ), rooms AS (
+        SELECT found.key, data_manager.room_of_key(q, found.key, held.number, now) AS number
+          FROM (SELECT DISTINCT ready.key FROM ready WHERE by_key AND ready.key IS NOT NULL) AS found
+            LEFT JOIN held ON held.key = found.key
       ), fitting AS (
-        SELECT r.etl_context_id, r.priority, r.initial_event_id
-          FROM ready r LEFT JOIN held ON held.key = r.key
-            LEFT JOIN data_manager.dama_key_tokens b ON b.queue = q.name AND b.key = r.key
-          WHERE NOT by_key OR r.key IS NULL OR r.place <= data_manager.room_of_key(q, held.number, b, now)
-          ORDER BY r.priority DESC, r.initial_event_id
+        SELECT r.etl_context_id, r.turn, r.initial_event_id
+          FROM ready r LEFT JOIN rooms ON rooms.key = r.key
+          WHERE rooms.key IS NULL OR r.place <= rooms.number
+          ORDER BY r.turn, r.initial_event_id
           LIMIT (SELECT room.slots FROM room)
       )
-      SELECT array_agg(f.etl_context_id ORDER BY f.priority DESC, f.initial_event_id) INTO ids FROM fitting f;
+      SELECT array_agg(f.etl_context_id ORDER BY f.turn, f.initial_event_id) INTO ids FROM fitting f;
       RETURN coalesce(ids, '{}');
     END
   $$;
@@ -179,7 +223,7 @@ CREATE OR REPLACE FUNCTION data_manager.take_key_tokens(q data_manager.dama_queu
   $$;
 
 -- Claims of one queue what may run now on this host within the queue's limits, which count over all hosts: so whoever claims
--- from it holds its row. Else as claim_tasks, which serves the queues that have none.
+-- from it holds its row. Where it has aging, by whose turn it is. Else as claim_tasks, which serves the queues with neither.
 -- Where somebody holds each task that is chosen, the next ones are; where one can be had, that is enough for now.
 CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
     name       text,
@@ -221,7 +265,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
           SELECT t.etl_context_id
             FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
             WHERE t.etl_context_id = ANY (chosen) AND t.state IN ('queued', 'scheduled', 'retrying')
-            ORDER BY t.priority DESC, t.initial_event_id
+            ORDER BY array_position(chosen, t.etl_context_id)
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
         ) AS free;
         EXIT WHEN chosen = '{}' OR claimed <> '{}';

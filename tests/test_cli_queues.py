@@ -25,15 +25,17 @@ async def test_what_is_set_is_shown_over_what_is_configured_and_can_be_unset(sit
     assert heavy["concurrency"] == 7
     set_ = await damad(
         site, "queues", "set", "heavy", "--concurrency", "3", "--rate", "100/1m", "--shared", "--retry-limit", "0",
-        "--key-rate", "5/1h",
+        "--key-rate", "5/1h", "--aging", "10m",
     )  # fmt: skip
     assert (set_["concurrency"], set_["rate"], set_["shared"], set_["key_rate"]) == (3, "100/1m", True, "5/1h")
     listed = (await site.damad("queues", COLUMNS="200")).out.splitlines()
     (line,) = [line for line in listed if line.startswith("heavy")]
     assert "100/1m, 5/1h a key" in line
+    assert set_["aging"] == 600.0 and "aging 600" in line
     assert set_["settings"] == {"retry_limit": 0}
-    unset = await damad(site, "queues", "set", "heavy", "--unset", "concurrency,retry-limit", "--no-shared")
+    unset = await damad(site, "queues", "set", "heavy", "--unset", "concurrency,retry-limit,aging", "--no-shared")
     assert (unset["concurrency"], unset["settings"], unset["shared"], unset["rate"]) == (7, {}, False, "100/1m")
+    assert unset["aging"] is None
 
 
 async def test_a_paused_queue_is_said_to_be_and_so_are_its_tasks(site: Site) -> None:

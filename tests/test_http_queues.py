@@ -9,8 +9,8 @@ from http_support import House, refusal
 house = http_support.house
 
 SHOWN = {
-    "name", "paused", "concurrency", "global_concurrency", "key_concurrency", "rate", "key_rate", "shared", "run_in",
-    "settings", "depth", "oldest_age", "running", "states",
+    "name", "paused", "concurrency", "global_concurrency", "key_concurrency", "rate", "key_rate", "aging", "shared",
+    "run_in", "settings", "depth", "oldest_age", "running", "states",
 }  # fmt: skip
 
 
@@ -21,10 +21,11 @@ async def patched(house: House, name: str, **wanted: Any) -> Any:
 
 
 async def test_a_patch_makes_a_queue_and_changes_what_it_mentions(house: House) -> None:
-    made = await patched(house, "made", concurrency=3, rate="100/1m", retry_limit=0)
+    made = await patched(house, "made", concurrency=3, rate="100/1m", retry_limit=0, aging="1h")
     assert set(made) == SHOWN
     changed = await patched(house, "made", paused=True, rate=None)
     assert (changed["paused"], changed["concurrency"], changed["rate"]) == (True, 3, None)
+    assert changed["aging"] == 3600.0
     assert changed["settings"] == {"retry_limit": 0}
     async with house.get("/queues/made") as response:
         assert (response.status, await response.json()) == (200, changed)

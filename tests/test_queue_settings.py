@@ -26,8 +26,9 @@ async def test_what_is_set_for_a_queue_wins_over_what_the_host_says_and_can_be_t
 
 async def test_what_is_not_mentioned_stays_as_it_was_set(ctx: EtlContext) -> None:
     await queues.change("etl", {"global_concurrency": 2, "rate": "5/1s", "priority": 3})
-    after = await queues.change("etl", {"key_concurrency": 1, "key_rate": "1/1m", "retry_limit": 1})
+    after = await queues.change("etl", {"key_concurrency": 1, "key_rate": "1/1m", "aging": "10m", "retry_limit": 1})
     assert (after.global_concurrency, after.rate, after.key_concurrency, after.key_rate) == (2, "5/1s", 1, "1/1m")
+    assert (after.aging, (await queues.change("etl", {"aging": None})).aging) == (600.0, None)
     assert after.settings == {"priority": 3, "retry_limit": 1}
 
 
@@ -58,6 +59,10 @@ async def test_a_change_is_announced_to_the_daemons(ctx: EtlContext, plain: "asy
         ({"rate": 5}, "/rate"),
         ({"key_rate": "fast"}, "/key_rate"),
         ({"key_rate": "1/0.0ms"}, "/key_rate"),
+        ({"aging": 0}, "/aging"),
+        ({"aging": "soon"}, "/aging"),
+        ({"aging": -1}, "/aging"),
+        ({"aging": True}, "/aging"),
         ({"run_in": "thread"}, "/run_in"),
         ({"paused": 1}, "/paused"),
         ({"shared": "yes"}, "/shared"),

@@ -36,9 +36,10 @@ CREATE FUNCTION data_manager.claim_tasks(text, integer, boolean, uuid, text, int
 UPDATE data_manager.damad_schema SET version = 2, checksum = 'older';
 """
 TO_VERSION_5 = """
-DROP FUNCTION data_manager.room_of_key, data_manager.next_key_token_in;
+DROP FUNCTION data_manager.room_of_key, data_manager.next_key_token_in, data_manager.key_tokens_at;
+DROP FUNCTION data_manager.turn_of;
 DROP TABLE data_manager.dama_key_tokens;
-ALTER TABLE data_manager.dama_queues DROP COLUMN key_rate CASCADE;
+ALTER TABLE data_manager.dama_queues DROP COLUMN key_rate, DROP COLUMN aging;
 INSERT INTO data_manager.dama_queues (name, rate) VALUES ('etl', '5/1m');
 UPDATE data_manager.damad_schema SET version = 5, checksum = 'older';
 """
@@ -87,7 +88,7 @@ async def test_version_5_keeps_what_is_set_for_its_queues_and_gets_more_that_can
     assert await rows(database, INDEXES) == indexes
     (etl,) = (await queues.stored(database)).values()
     assert etl == StoredQueue(name="etl", paused=False, rate="5/1m")
-    await queues.change(database, "etl", Change({"key_rate": "1/1s"}, {}))
+    await queues.change(database, "etl", Change({"key_rate": "1/1s", "aging": 60}, {}))
     with pytest.raises(errors.DamadError, match="key_rate"):
         await queues.change(database, "etl", Change({"key_rate": "fast"}, {}))
     assert await drift(database) is None

@@ -29,6 +29,9 @@ class Fields:
     key_rate: str | None = None
     "How many of each concurrency_key begin in which time, like 100/1m."
 
+    aging: str | None = None
+    "How long a task waits until its priority counts as one higher, like 10m."
+
     shared: Annotated[bool | None, Parameter(negative="--no-shared")] = None
     "Whether any host may run its tasks."
 

@@ -72,7 +72,8 @@ def queues(states: Sequence[QueueState]) -> None:
             state.name, Text("paused", style="red") if state.paused else Text(""), str(state.depth),
             "–" if state.oldest_age is None else _span(timedelta(seconds=state.oldest_age)), str(state.running),
             str(state.concurrency), _limits(state), f"{state.run_in}{', shared' if state.shared else ''}",
-            ", ".join(f"{name} {_short(value)}" for name, value in state.settings.items()),
+            ", ".join(f"{name} {_short(value)}" for name, value in ({"aging": state.aging} | state.settings).items()
+                      if value is not None),
         )  # fmt: skip
     _print(table if states else "no queues")
 

@@ -243,6 +243,7 @@ def _schemas() -> dict[str, Any]:
     task, queue = schemas[tasks.TaskFields.__name__], schemas[QueueFields.__name__]
     task["properties"] = settings | task["properties"]
     schemas[events.EventFields.__name__]["properties"]["type"] = _TYPE
+    queue["properties"]["aging"] = {"type": ["number", "string", "null"]}
     queue["properties"] |= {name: _or_null(settings[name]) for name in sorted(TASK_SETTINGS)}
     task["additionalProperties"] = queue["additionalProperties"] = False
     _complete_schedules(schemas, settings)

@@ -16,7 +16,8 @@ MOST_SLOTS: Final = 2**31
 _RATE = re.compile(r"([1-9]\d{0,8})/(\d{1,10}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _LEAST: Final = {"concurrency": 0, "global_concurrency": 1, "key_concurrency": 1}
 _RATES: Final = ("rate", "key_rate")
-_LIMITS: Final = ("global_concurrency", "key_concurrency", *_RATES)
+_UNDER_ITS_ROW: Final = ("global_concurrency", "key_concurrency", *_RATES, "aging")
+"""Where one of these is set, whoever claims from the queue holds its row: schema/222."""
 OF_ONE_TASK: Final = frozenset({"queue", "idempotency_key", "singleton_key", "debounce"})
 TASK_SETTINGS: Final = settings.NAMES - OF_ONE_TASK - {"worker", "run_in"}
 """The task settings that a queue may have for tasks that do not say. (`debounce` goes by the `singleton_key`.)"""
@@ -26,7 +27,8 @@ class QueueFields(msgspec.Struct, frozen=True, kw_only=True):
     """What is set for a queue, beside task settings. It counts for all hosts.
 
     global_concurrency, key_concurrency: how many of its tasks, and how many of each concurrency_key, run at a time over
-    all hosts · rate, key_rate: how many begin in which time, "100/1m", of the queue and of each concurrency_key.
+    all hosts · rate, key_rate: how many begin in which time, "100/1m", of the queue and of each concurrency_key ·
+    aging: after how many seconds of waiting a task's priority counts as one higher.
     """
 
     paused: bool | None = None
@@ -37,6 +39,7 @@ class QueueFields(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool | None = None
     run_in: str | None = None
     key_rate: str | None = None
+    aging: float | None = None
 
 
 class StoredQueue(QueueFields, frozen=True, kw_only=True):
@@ -47,8 +50,8 @@ class StoredQueue(QueueFields, frozen=True, kw_only=True):
 
     @property
     def limited(self) -> bool:
-        """True where what is claimed from it is counted over all hosts."""
-        return any(getattr(self, name) is not None for name in _LIMITS)
+        """True where what is claimed from it is counted over all hosts, or goes by more than its priority."""
+        return any(getattr(self, name) is not None for name in _UNDER_ITS_ROW)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ def parse(given: Any, *, pointer: str = "") -> Change:
             raise InvalidInput(
                 f"there is no setting {name!r} of a queue", pointer=shape.child(pointer, name), setting=name
             )
+    if fields.get("aging") is not None:
+        fields["aging"] = units.duration(fields["aging"], pointer=shape.child(pointer, "aging"))
     _check(shape.fit(fields, QueueFields, pointer=pointer), pointer)
     parsed = settings.parse({"worker": "-", **wanted}, pointer=pointer)
     return Change(fields, {name: parsed.get(name) for name in wanted})
@@ -104,6 +109,8 @@ def _check(fields: QueueFields, pointer: str) -> None:
             raise InvalidInput(
                 f"{name} {rate!r} is no number and the time for it, like 100/1m", pointer=f"{pointer}/{name}"
             )
+    if fields.aging == 0:
+        raise InvalidInput("aging is longer than 0", pointer=f"{pointer}/aging")
     if fields.run_in not in (None, "process", "daemon"):
         raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
 

@@ -10,11 +10,13 @@ LEFT_OUT = """              AND t.etl_context_id <> ALL (leave_out)
 UNSET = """              AND NOT EXISTS (
                 SELECT FROM data_manager.dama_queues q
                   WHERE q.name = queues[i]
-                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate) > 0)
+                    AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate,
+                                                  q.aging) > 0)
               )
 """
 OF_THIS_HOST = "AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)\n"
 
+AGING = "tests/test_aging.py"
 QUEUES = "tests/test_queues.py"
 LIMITS = "tests/test_limits.py"
 
@@ -25,7 +27,10 @@ GUARDS = (
             PLAIN,
             state + OWN + UNCANCELLED + LEFT_OUT + UNSET,
             state + OWN + UNCANCELLED + LEFT_OUT,
-            (f"{QUEUES}::test_who_does_not_know_of_a_limit_claims_nothing",),
+            (
+                f"{QUEUES}::test_who_does_not_know_of_a_limit_claims_nothing",
+                f"{AGING}::test_nothing_is_claimed_past_its_turn_by_who_does_not_know_of_it",
+            ),
         )
         for ready, state in (("queued", QUEUED), ("due", "t.run_at <= now\n"))
     ),
@@ -46,7 +51,7 @@ GUARDS = (
     Guard(
         "a key has its limit",
         LIMITED,
-        "r.place <= data_manager.room_of_key(q, held.number, b, now)",
+        "r.place <= rooms.number",
         "true",
         (f"{QUEUES}::test_of_each_key_no_more_run_at_a_time_than_its_queue_says",),
     ),
@@ -75,21 +80,28 @@ GUARDS = (
         Guard(
             f"within limits too a task is claimed by its own host when it is {ready}",
             LIMITED,
-            f"{state}\n            {OF_THIS_HOST}",
+            f"{state}\n{indent}{OF_THIS_HOST}",
             f"{state}\n",
             (f"{QUEUES}::test_within_limits_too_a_task_runs_on_its_own_host_and_where_nobody_wants_it_cancelled",),
         )
-        for ready, state in (
-            ("queued", "WHERE t.state = 'queued' AND t.queue = q.name"),
-            ("due", "AND t.queue = q.name AND t.run_at <= now"),
+        for ready, state, indent in (
+            ("queued", "AND t.queue = q.name AND t.priority BETWEEN levels.lowest AND levels.highest", 16 * " "),
+            ("due", "AND t.queue = q.name AND t.run_at <= now", 12 * " "),
         )
     ),
     Guard(
         "nobody waits behind a key that is full",
         LIMITED,
-        "AND (SELECT count(*) FROM head) = 1000",
+        "AND (SELECT count(*) FROM head) >= 1000",
         "AND false",
         (f"{QUEUES}::test_nobody_waits_behind_a_key_that_is_full_however_many_wait_for_it",),
+    ),
+    Guard(
+        "with aging the first of each priority are looked at",
+        LIMITED,
+        "SELECT -2147483648, 2147483647 WHERE q.aging IS NULL",
+        "SELECT -2147483648, 2147483647",
+        (f"{AGING}::test_a_task_that_waited_for_each_step_comes_before_a_higher_priority",),
     ),
     Guard(
         "what somebody holds is passed by",
