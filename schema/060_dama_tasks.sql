@@ -2,7 +2,7 @@
 -- damad/model/lifecycle.py folds the same row out of the events, and `damad verify` compares the two.
 -- home_host_id: the host that queued it (NULL: any may run it) · host_id: the host that claimed it last.
 -- errors, crashes: failures of each sort since it was queued or requeued; retry_limit bounds each.
--- resumed: its next run goes on with the attempt it had, because a wait ended.
+-- resumed: its next run goes on with the attempt it had, because a wait ended or the run was handed back.
 -- waits_for: what a waiting task waits for, as its WAITING event says; by then, where it waits no longer, run_at has come.
 -- start_by: when it fails unless it has begun by then; NULL once it did, or where nobody asked for that.
 -- schedule: the schedule that made it.

@@ -47,7 +47,9 @@ CREATE OR REPLACE FUNCTION data_manager.evolve_task(
              ELSE task.pid END,
         CASE WHEN kind = 'REQUEUED' THEN 0 ELSE task.errors + (kind = 'ERROR' AND NOT crash.was_it)::integer END,
         CASE WHEN kind = 'REQUEUED' THEN 0 ELSE task.crashes + (kind = 'ERROR' AND crash.was_it)::integer END,
-        CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN false ELSE task.resumed OR kind = 'RESUMED' END,
+        CASE WHEN kind IN ('STARTED', 'REQUEUED') THEN false
+             ELSE task.resumed OR kind = 'RESUMED'
+               OR kind = 'RELEASED' AND task.state = 'running' AND coalesce(payload -> 'keeps_attempt' = 'true', false) END,
         CASE kind WHEN 'STARTED' THEN created ELSE task.started_at END,
         CASE WHEN settled.state IN ('done', 'failed', 'cancelled') THEN created
              WHEN kind = 'REQUEUED' THEN NULL

@@ -192,6 +192,8 @@ async def test_a_start_after_from_plain_sql_may_be_a_duration(plain: Plain, stor
         ("RELEASED", {"run_at": "tomorrow"}),
         ("RELEASED", {"run_at": "2030-01-31 08:00:00"}),
         ("RELEASED", {"run_at": "2030-01-31T08:00:00+01:00"}),
+        ("RELEASED", {"keeps_attempt": True}),
+        ("RELEASED", {"keeps_attempt": "true"}),
     ],
     ids=str,
 )
@@ -213,6 +215,23 @@ async def test_an_event_of_damads_own_by_a_strangers_hand_is_folded_as_it_was_pr
         await plain.execute(INSERT, id_, f"dama/task:{kind}", json.dumps(payload), None, None)
     except asyncpg.PostgresError as refused:
         assert refused.sqlstate in ("DA001", "DA007"), refused
+    await nothing_is_amiss(database)
+
+
+async def test_a_claim_that_never_started_has_no_number_to_keep(plain: Plain, database: Database) -> None:
+    claimed = [(":INITIAL", {"worker": "ok.py"}), ("dama/task:CLAIMED", {"fence": 1, "host_id": HOST})]
+    id_ = await context_with(plain, *claimed, ("dama/task:RELEASED", {"keeps_attempt": True}))
+    assert (await EventStore(database).assignment(id_)).attempt == 1
+    await nothing_is_amiss(database)
+
+
+@pytest.mark.parametrize(("said", "attempt"), [({"keeps_attempt": True}, 1), ({"reason": "snoozed"}, 2)], ids=str)
+async def test_a_run_that_was_handed_back_keeps_its_number_and_in_older_logs_it_did_not(
+    plain: Plain, database: Database, said: Any, attempt: int
+) -> None:
+    id_ = await running(plain)
+    await plain.execute(INSERT, id_, "dama/task:RELEASED", json.dumps(said), None, None)
+    assert (await EventStore(database).assignment(id_)).attempt == attempt
     await nothing_is_amiss(database)
 
 

@@ -263,7 +263,8 @@ async def test_a_daemon_that_stops_hands_the_task_back_and_no_retry_is_burnt(ano
     assert await site.types(id_) == [":INITIAL", "CLAIMED", "STARTED", ":HERE", "RELEASED"]
     (site.workers / worker).write_text("async def main():\n    return {'again': True}\n")
     await another.start()
-    assert (await site.ended(id_)).state == "done"
+    ended = await site.ended(id_)
+    assert (ended.state, ended.attempt) == ("done", 1)  # who handed it back goes on with its number
     await site.verified()
     assert await another.stop() == 0
     assert "Traceback" not in another.log, another.log

@@ -214,6 +214,25 @@ def test_a_run_resumed_after_a_wait_keeps_its_number() -> None:
     assert after("TASK_INITIAL", "CLAIMED", "STARTED", "WAITING", "RESUMED", "CLAIMED", "STARTED").task.resumed is False
 
 
+def released(*before: str, **payload: Any) -> bool:
+    """Whether the next run goes on with the attempt of one that was given back, after these events."""
+    context = after("TASK_INITIAL", *before)
+    task = evolve(context, event("RELEASED", context.version + 1, payload={"reason": "x", **payload})).task
+    assert task is not None and task.state == "queued"
+    return task.resumed
+
+
+def test_a_run_that_was_handed_back_keeps_its_number_where_its_event_says_so() -> None:
+    assert released("CLAIMED", "STARTED", keeps_attempt=True)
+    for said in ({}, {"keeps_attempt": False}, {"keeps_attempt": "true"}, {"keeps_attempt": None}):
+        assert not released("CLAIMED", "STARTED", **said)  # as in logs of older versions
+
+
+def test_a_claim_that_never_started_has_no_number_to_keep() -> None:
+    assert not released("CLAIMED", keeps_attempt=True)
+    assert released("CLAIMED", "STARTED", "WAITING", "RESUMED", "CLAIMED")
+
+
 def test_a_final_ends_the_task_and_forgets_its_last_error() -> None:
     task = after("TASK_INITIAL", "CLAIMED", "STARTED", "ERROR", "RETRY", "CLAIMED", "STARTED", "FINAL").task
     assert task is not None

@@ -46,7 +46,7 @@ def new_event(kind: str, context: Context, *, raised: int, later: bool) -> Event
         "STARTED": {"attempt": (context.task.attempt if context.task else 0) + 1, "pid": 4711},
         "ERROR": {"attempt": 1, "kind": "exit" if later else "exception", "message": "no"},
         "RETRY": {"run_at": moment},
-        "RELEASED": {"run_at": moment},
+        "RELEASED": {"run_at": moment, "keeps_attempt": raised == 1},
         "PROGRESS": {"fraction": 0.5},
     }.get(kind)
     settings = {"worker": "ok.py", "start_by": moment, "singleton_key": str(uuid4())}

@@ -7,8 +7,13 @@ import pytest
 import pytest_asyncio
 from daemon_support import Site, daemon_on, site_of
 
-HEAD = "import asyncio\nfrom damad import context, errors, tasks\n\nasync def main():\n"
-THREE = "if context.current().attempt < 3:\n    raise tasks.snooze(0.2)\nreturn {'done': True}"
+HEAD = "import asyncio\nfrom damad import context, errors, events, tasks\n\nasync def main():\n"
+THREE = """
+print("tried", context.current().attempt)
+if len([event for event in await events.read() if event["type"] == "dama/task:STARTED"]) < 3:
+    raise tasks.snooze(0.2)
+return {"done": True}
+"""
 GROUP = "raise ExceptionGroup('outer', [ValueError(), ExceptionGroup('inner', [KeyError(), {}])])"
 SPAWNED = "async with asyncio.TaskGroup() as group:\n    group.create_task(asyncio.to_thread(tasks.snooze, 3600))"
 
@@ -37,6 +42,24 @@ async def test_a_snooze_costs_no_retry_and_the_task_runs_again_then(site: Site, 
     for given_back, again in zip(released, claimed[1:], strict=True):
         assert given_back.payload["reason"] == "snoozed"
         assert datetime.fromisoformat(given_back.payload["run_at"]) <= again.created_timestamp
+
+
+@in_both
+async def test_a_run_that_was_snoozed_keeps_its_number_and_its_log(site: Site, run_in: str) -> None:
+    outcome = await site.run(main_of(THREE), run_in=run_in)
+    started = await site.events(outcome.id, "dama/task:STARTED")
+    assert [event.payload["attempt"] for event in started] == [1, 1, 1]
+    assert outcome.task.attempt == 1
+    assert (await site.log(outcome.id)).split("\n")[:3] == ["tried 1"] * 3
+
+
+async def test_the_retry_after_a_snooze_is_the_next_attempt(site: Site) -> None:
+    body = THREE.replace("return {", "if context.current().attempt == 1:\n    raise KeyError\nreturn {")
+    outcome = await site.run(main_of(body), retry_delay=0.01)
+    started = await site.events(outcome.id, "dama/task:STARTED")
+    assert [event.payload["attempt"] for event in started] == [1, 1, 1, 2]
+    (failed,) = await site.events(outcome.id, "dama/task:ERROR")
+    assert failed.payload["attempt"] == 1
 
 
 @in_both

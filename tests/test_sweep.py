@@ -141,7 +141,8 @@ class Author:
                     [{"run_at": moment} for moment in MOMENTS[:3]], [{"run_at": at} for at in DELAYS] + [None]
                 )
             case "RELEASED":
-                return self.odd([None, {}, {"run_at": MOMENTS[0]}], [{"run_at": at} for at in DELAYS])
+                said = [None, {}, {"run_at": MOMENTS[0]}, {"keeps_attempt": True}]
+                return self.odd(said, [*({"run_at": at} for at in DELAYS), {"keeps_attempt": "true"}, [1]])
             case "WAITING":
                 return self.odd(
                     [None, {"until": MOMENTS[0]}, {"event": ":A", "after_version": 0}], [{"until": at} for at in DELAYS]

@@ -83,6 +83,10 @@ TASK_STATES: Final = (
 """Every state of a task that a reader can see."""
 
 
+KEEPS_ATTEMPT: Final = "keeps_attempt"
+"""In the payload of a RELEASED: the run that it ends had begun, and the next one goes on with its number. (Where it is
+not said, as in older logs, a run that had begun was an attempt of its own.)"""
+
 _MOMENT = re.compile(r"\d{4}-")
 
 
@@ -261,8 +265,8 @@ def _evolve_task(task: Task, event: LoggedEvent, kind_: str, after: str) -> Task
         case "RETRY":
             changed |= {"run_at": _moment(said["run_at"])}
         case "RELEASED":
-            run_at = said.get("run_at")
-            changed |= {"run_at": created if run_at is None else _moment(run_at)}
+            run_at, goes_on = said.get("run_at"), said.get(KEEPS_ATTEMPT) is True and task.state == "running"
+            changed |= {"run_at": created if run_at is None else _moment(run_at), "resumed": task.resumed or goes_on}
         case "WAITING":
             until = said.get("until")
             changed |= {"waits_for": payload, "run_at": task.run_at if until is None else _moment(until)}

@@ -255,7 +255,7 @@ class Attempt:
 
     async def release(self, reason: str) -> None:
         """Hands the task back: it burns no retry and runs again, here or elsewhere."""
-        await self.record(Event(type="dama/task:RELEASED", payload={"reason": reason}))
+        await self.record(outcome.handed_back(reason))
         self.concluded = True
 
     async def record(self, *new: Event) -> list[RecordedEvent]:

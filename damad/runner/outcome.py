@@ -12,6 +12,7 @@ from damad import units
 from damad.errors import InvalidInput, NoRetry, RetryIn, Snooze
 from damad.model import json_value
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, is_final, looks_like_event, parse
+from damad.model.lifecycle import KEEPS_ATTEMPT
 from damad.model.memory import suspension
 from damad.model.retry import Failure
 from damad.runner.load import NotLoaded
@@ -133,7 +134,12 @@ def _snoozed(error: BaseException, now: datetime) -> Event | None:
     except InvalidInput:
         return None
     run_at = now + timedelta(seconds=seconds)
-    return Event(type="dama/task:RELEASED", payload={"reason": "snoozed", "run_at": run_at.isoformat()})
+    return handed_back("snoozed", run_at=run_at.isoformat())
+
+
+def handed_back(reason: str, **said: Any) -> Event:
+    """The event by which a run that did not fail gives its task back: the next run goes on with its attempt."""
+    return Event(type="dama/task:RELEASED", payload={"reason": reason, KEEPS_ATTEMPT: True, **said})
 
 
 def _seconds(error: RetryIn | Snooze) -> float | None:

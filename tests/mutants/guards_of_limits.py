@@ -94,6 +94,29 @@ GUARDS = (
         "",
         (f"{SNOOZE}::test_what_is_of_no_use_is_not_put_off",),
     ),
+    *(
+        Guard(
+            f"what never started has no number to keep, says {who}",
+            path,
+            was,
+            "",
+            (f"tests/{test}",),
+        )
+        for who, path, was, test in (
+            (
+                "the database",
+                "schema/120_evolve_task.sql",
+                " AND task.state = 'running'",
+                "test_hostile_writers.py::test_a_claim_that_never_started_has_no_number_to_keep",
+            ),
+            (
+                "the fold",
+                "damad/model/lifecycle.py",
+                ' and task.state == "running"',
+                "test_lifecycle.py::test_a_claim_that_never_started_has_no_number_to_keep",
+            ),
+        )
+    ),
     Guard(
         "what no_retry names is not retried",
         "damad/model/retry.py",

@@ -3,7 +3,7 @@
 -- The shape is the course of its events and the words and counts of its projection. It is given only where each value
 -- of the projection is what the last event says that could have set it. So of two contexts of one shape the projections
 -- of both are the folds of their events, or of neither: damad/eventstore/verify.py folds one of each.
--- In a course: + a time to come · * a crash · ^ under the fence of the claim before it. Events that change no state
+-- In a course: + a time to come · * a crash · = keeps its attempt · ^ under the fence of the claim before it. Events that change no state
 -- stand in it where one asks for more than those since the last that did: an EVENT is taken in every state that takes
 -- an EVENT^, and that in every state that takes a STEP.
 -- Nothing in here may fail on a value that no judge has seen: what cannot be read is looked at closely.
@@ -51,7 +51,8 @@ WITH logged AS (
            || CASE WHEN e.fence IS NOT NULL AND e.quiet < 3 THEN '^' ELSE '' END
            || CASE WHEN e.kind IN ('TASK_INITIAL', 'RELEASED') AND e.run_at > e.created THEN '+'
                    WHEN e.kind = 'ERROR' AND e.payload ->> 'kind' IN ('exit', 'signal', 'oom', 'lost') THEN '*'
-                   ELSE '' END AS step,
+                   ELSE '' END
+           || CASE WHEN e.kind = 'RELEASED' AND e.payload -> 'keeps_attempt' = 'true' THEN '=' ELSE '' END AS step,
          CASE WHEN e.version = 1 AND t.state IS NOT NULL THEN
            concat_ws(' ', '', t.state, t.errors, t.crashes, t.resumed, t.pid IS NULL, t.finished_at IS NULL,
                      t.waits_for IS NULL) END AS words,
