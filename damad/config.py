@@ -330,7 +330,7 @@ def _queue(name: str, table: dict[str, _Sourced]) -> Queue:
                 own[setting] = _modules(value)
             else:
                 defaults |= settings.from_texts({setting: value}) if isinstance(value, str) else {setting: value}
-            _check_queue(setting, own.get(setting), defaults)
+            _check_queue(setting, own, defaults)
         except InvalidInput as error:
             raise ConfigError(f"{sourced.source}: {setting}: {error}") from None
     return Queue(**own, defaults=_without_worker(settings.parse({"worker": "-", **defaults})))
@@ -347,12 +347,13 @@ def _without_worker(parsed: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parsed.items() if name != "worker"}
 
 
-def _check_queue(setting: str, value: Any, defaults: dict[str, Any]) -> None:
+def _check_queue(setting: str, own: dict[str, Any], defaults: dict[str, Any]) -> None:
+    value: Any = own.get(setting)
     if setting == "concurrency" and not 0 <= value < MOST_SLOTS:
         raise InvalidInput(f"{value} is no number of slots")
     if setting == "run_in" and value not in ("process", "daemon"):
         raise InvalidInput(f"{value!r} is neither process nor daemon")
-    settings.parse({"worker": "-", **defaults})
+    settings.check_limits_hold(settings.parse({"worker": "-", **defaults}), own.get("run_in"))
 
 
 def own_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -15,11 +15,12 @@ from damad.eventstore import queues as stored_queues
 from damad.eventstore import serving
 from damad.eventstore.queues import Depth
 from damad.eventstore.store import State, TaskState
+from damad.model import limits, settings
 from damad.model import queue as model
 from damad.model.queue import StoredQueue
 from damad.model.settings import is_name
 
-__all__ = ["QueueState", "change", "every", "get", "held_back", "in_force", "pause", "resume"]
+__all__ = ["QueueState", "change", "check_limited", "every", "get", "held_back", "in_force", "pause", "resume"]
 
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,7 @@ async def change(name: str, given: Mapping[str, Any], *, pointer: str = "") -> Q
     if not is_name(name):
         raise InvalidInput(f"queue {name[:80]!r} is no name: a-z, then a-z 0-9 _, at most 63", parameter="name")
     wanted = model.parse(given, pointer=pointer)
+    await _check_limits_hold(name, wanted, pointer)
     await stored_queues.change(context.current().store.database, name, wanted)
     return await get(name)
 
@@ -88,6 +90,21 @@ async def in_force(name: str) -> config.Queue:
     ctx = context.current()
     stored = await stored_queues.stored(ctx.store.database, name)
     return ctx.here.queue(name).under(stored.get(name))
+
+
+async def _check_limits_hold(name: str, wanted: model.Change, pointer: str) -> None:
+    """Raises InvalidInput where its tasks would run in the daemon, and a limit is set that only a process has."""
+    if limits.given(wanted.settings) or wanted.fields.get("run_in") is not None:
+        was = await in_force(name)
+        run_in = wanted.fields["run_in"] if wanted.fields.get("run_in") is not None else was.run_in
+        settings.check_limits_hold({**was.defaults, **wanted.settings}, run_in, pointer=pointer)
+
+
+async def check_limited(recorded: Mapping[str, Any], *, pointer: str = "") -> None:
+    """Raises InvalidInput for the settings of a new task with a limit that its queue cannot keep: it has no process."""
+    if limits.given(recorded) and recorded.get("run_in") is None:
+        run_in = (await in_force(recorded.get("queue", "default"))).run_in
+        settings.check_limits_hold(recorded, run_in, pointer=pointer)
 
 
 async def held_back(state: State) -> str | None:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
-from damad import background, context, events, workerfile
+from damad import background, context, events, queues, workerfile
 from damad.errors import (
     Conflict,
     ContextBusy,
@@ -76,7 +76,7 @@ async def queue_many(requests: Sequence[TaskRequest], *, pointer: str = "") -> l
     """Queues all of them in one statement, or none. `suppressed` says why an older one is the answer."""
     here = context.current().here
     where = [f"{pointer}/{place}" if len(requests) > 1 else pointer for place in range(len(requests))]
-    new = [_new_task(asked, here, place) for asked, place in zip(requests, where, strict=True)]
+    new = [await _new_task(asked, here, place) for asked, place in zip(requests, where, strict=True)]
     return await context.current().store.queue(new, on=events.open_connection())
 
 
@@ -86,9 +86,11 @@ def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
     return TaskRequest(worker=worker, payload=payload, settings=given, **own)
 
 
-def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
+async def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
-    return new_task(asked, here, pointer=pointer)
+    new = new_task(asked, here, pointer=pointer)
+    await queues.check_limited((new.initial.meta or {})[SETTINGS_KEY], pointer=pointer)
+    return new
 
 
 def new_task(
@@ -292,7 +294,7 @@ async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) 
     if (recorded := await _named("dama/task:SUBTASK", name)) is not None:
         return Subtask(name, recorded.payload["etl_context_id"])
     given = {"queue": ctx.queue or "default", **given, "parent_context_id": context.current_id()}
-    new = _new_task(request(worker, payload, **given), ctx.here, "")
+    new = await _new_task(request(worker, payload, **given), ctx.here, "")
 
     async def queue_child(connection: Any) -> tuple[int, Event]:
         child = (await ctx.store.queue([new], on=connection))[0].etl_context_id

@@ -57,6 +57,15 @@ class Settings:
     heartbeat: str | None = None
     "How long its worker may be silent before it is stopped."
 
+    memory_limit: str | None = None
+    "The most memory that each of its processes may have: 512MB."
+
+    cpu_limit: str | None = None
+    "The most CPU time that each of its processes may use."
+
+    open_files: str | None = None
+    "The most files that each of its processes may have open."
+
     idempotency_key: str | None = None
     "The same key again queues nothing and answers with the first task."
 

@@ -31,7 +31,7 @@ from damad.http import (
 )  # fmt: skip
 from damad.model.event import MAX_TYPE_LENGTH, TYPE, RecordedEvent
 from damad.model.queue import TASK_SETTINGS, QueueFields
-from damad.model.settings import DURATIONS, TaskSettings
+from damad.model.settings import DURATIONS, SIZES, TaskSettings
 from damad.model.ticks import MISSED, OVERLAPS, Schedule
 from damad.queues import QueueState
 from damad.schedules import NOT_FOR_SCHEDULES, ScheduleFields, Tick
@@ -237,7 +237,7 @@ def _header_parameters(headers: Mapping[str, str]) -> list[dict[str, Any]]:
 def _schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
     settings = schemas.pop(TaskSettings.__name__)["properties"]
-    for name in DURATIONS:  # they are read as people write them
+    for name in (*DURATIONS, *SIZES):  # they are read as people write them
         settings[name] = {"type": ["number", "string", "null"]}
     del settings["dama_host_id"]  # where it is queued, and nobody's to give
     task, queue = schemas[tasks.TaskFields.__name__], schemas[QueueFields.__name__]

@@ -4,7 +4,7 @@
 never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -15,19 +15,25 @@ from damad import units
 from damad.errors import InvalidInput
 from damad.model import shape
 
-DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce")
+DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce", "cpu_limit")
 """The settings that are durations: numbers of seconds, and read as people write them."""
+SIZES = ("memory_limit",)
+"""The settings that are numbers of bytes, and read as people write them."""
+LIMITS = ("memory_limit", "cpu_limit", "open_files")
+"""The settings that the kernel keeps, for each process of a task."""
 _STARTS = ("start_after", "start_by")
 _TEXTS = ("worker", "idempotency_key", "singleton_key", "work_dir")
-_INTEGERS = ("priority", "retry_limit")
+_INTEGERS = ("priority", "retry_limit", "open_files")
 _POSTGRES_INT = 2**31
+_LEAST_MEMORY, _FEWEST_FILES, _MOST_FILES = 64_000_000, 64, 2**20
+"""With less no process of damad's comes up; more files the kernel gives to nobody (fs.nr_open)."""
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 """The years that every reader of the log can turn into any time zone."""
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Durations are in seconds. `start_after` and `start_by` are numbers of seconds after the append, or RFC 3339 with
-    offset."""
+    """Durations are in seconds, sizes in bytes. `start_after` and `start_by` are numbers of seconds after the append or
+    RFC 3339 with offset."""
 
     worker: str
     queue: str = "default"
@@ -41,6 +47,9 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     expire_in: float | None = None
     start_by: float | str | None = None
     heartbeat: float | None = None
+    memory_limit: int | None = None
+    cpu_limit: float | None = None
+    open_files: int | None = None
     idempotency_key: str | None = None
     concurrency_key: str | None = None
     singleton_key: str | None = None
@@ -66,6 +75,9 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
     for name in DURATIONS:
         if name in plain:
             plain[name] = units.duration(plain[name], pointer=f"{pointer}/{name}")
+    for name in SIZES:
+        if name in plain:
+            plain[name] = units.size(plain[name], pointer=f"{pointer}/{name}")
     for name in _STARTS:
         if name in plain:
             plain[name] = _moment_or_duration(name, plain[name], f"{pointer}/{name}")
@@ -140,6 +152,7 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
         )
     if settings.run_in not in (None, "process", "daemon"):
         raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
+    _check_limits(settings, pointer)
     for name in ("expire_in", "heartbeat", "debounce"):
         if getattr(settings, name) == 0:
             raise InvalidInput(f"{name} is longer than 0", pointer=f"{pointer}/{name}")
@@ -155,6 +168,28 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
             )
     if settings.concurrency_key is not None and not 0 < len(settings.concurrency_key) <= 255:
         raise InvalidInput("concurrency_key has 1 to 255 characters", pointer=f"{pointer}/concurrency_key")
+
+
+def _check_limits(settings: TaskSettings, pointer: str) -> None:
+    memory, cpu, files = settings.memory_limit, settings.cpu_limit, settings.open_files
+    if memory is not None and memory < _LEAST_MEMORY:
+        raise InvalidInput(f"memory_limit is at least {_LEAST_MEMORY} bytes", pointer=f"{pointer}/memory_limit")
+    if cpu is not None and cpu < 1:
+        raise InvalidInput("cpu_limit is at least 1 s; the kernel counts whole ones", pointer=f"{pointer}/cpu_limit")
+    if files is not None and not _FEWEST_FILES <= files <= _MOST_FILES:
+        raise InvalidInput(
+            f"open_files is a number from {_FEWEST_FILES} to {_MOST_FILES}", pointer=f"{pointer}/open_files"
+        )
+    check_limits_hold({name: getattr(settings, name) for name in LIMITS}, settings.run_in, pointer=pointer)
+
+
+def check_limits_hold(given: Mapping[str, Any], run_in: str | None, *, pointer: str = "") -> None:
+    """Raises InvalidInput for a limit that is given where there is no process to keep it in."""
+    for name in LIMITS:
+        if run_in == "daemon" and given.get(name) is not None:
+            raise InvalidInput(
+                f"{name} is for a process of the task's own, and run_in is daemon", pointer=f"{pointer}/{name}"
+            )
 
 
 def is_name(text: str) -> bool:
@@ -181,7 +216,7 @@ def decode(recorded: Any) -> TaskSettings:
 
 def _recorded(name: str, value: Any) -> Any:
     """A setting out of the log. Plain SQL writes durations as people do, and numbers as texts too."""
-    if name in (*DURATIONS, *_INTEGERS, "no_retry"):
+    if name in (*DURATIONS, *SIZES, *_INTEGERS, "no_retry"):
         plain = from_texts({name: value}) if isinstance(value, str) else {name: value}
         return parse({"worker": "-", **plain})[name]
     msgspec.convert({"worker": "", name: value}, TaskSettings)

@@ -30,8 +30,9 @@ from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.model.settings import TaskSettings
 from damad.processes import Process
-from damad.runner import debugging, node, outcome
+from damad.runner import debugging, limits, node, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
+from damad.runner.limits import Kept
 from damad.runner.line import WorkersEnd
 from damad.runner.load import is_async, load, takes_event
 
@@ -154,7 +155,7 @@ def _begin(attempt: Attempt, report: _Report) -> None:
 def _run(attempt: Attempt, report: _Report, debug: str | None) -> int:
     process = os.getpid()
     with _renewed(attempt) if attempt.claim.shared else contextlib.nullcontext():
-        result = run_main(attempt, debug)
+        result = run_main(attempt, debug, limited=True)
         if os.getpid() != process:
             os._exit(0)  # the worker forked, and its child came back here too: only the first of them reports
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -183,15 +184,16 @@ def _renewed(attempt: Attempt) -> Iterator[None]:
         renewal.cancel()
 
 
-def run_main(attempt: Attempt, debug: str | None = None) -> Event | Failure:
-    """What became of the worker's `main`, called in this process. `debug`: the name of a debugger.
+def run_main(attempt: Attempt, debug: str | None = None, *, limited: bool = False) -> Event | Failure:
+    """What became of the worker's `main`, called in this process. `debug`: the name of a debugger · limited: by what
+    the task may take, for the process is its own.
 
     Raises Terminated, and Ended where node ended without a word.
     """
     worker = Path()
     try:
         worker = attempt.find_worker()
-        with context.run_in(attempt.context):
+        with context.run_in(attempt.context), Kept(attempt.settings) if limited else contextlib.nullcontext():
             if workerfile.runs_on_node(worker):
                 inspected = debug == debugging.INSPECTOR
                 returned = node.call(worker, attempt.context.initial_event, inspected=inspected)
@@ -202,7 +204,8 @@ def run_main(attempt: Attempt, debug: str | None = None) -> Event | Failure:
     except (Terminated, node.Ended):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a worker raises is an outcome, SystemExit too
-        return outcome.of_exception(error, attempt=attempt.number, worker=worker, now=attempt.now())
+        said = outcome.of_exception(error, attempt=attempt.number, worker=worker, now=attempt.now())
+        return limits.named(said, error, attempt.settings) if limited else said
     return outcome.of_result(returned, attempt=attempt.number, limit=attempt.claim.max_result)
 
 

@@ -15,8 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+import msgspec
+
 from damad import context, workerfile
 from damad.errors import Conflict
+from damad.model import limits
 from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.runner import outcome
@@ -141,6 +144,8 @@ async def _main(attempt: Attempt) -> Event | Failure:
         with context.run_in(attempt.context):
             if workerfile.runs_on_node(worker):
                 return outcome.refused_in_daemon(attempt.number, worker, "runs on Node.js")
+            if limited := limits.given(msgspec.structs.asdict(attempt.settings)):
+                return outcome.refused_in_daemon(attempt.number, worker, f"has a {limited[0]}")
             main = load(worker)
             if not is_async(main):
                 return outcome.refused_in_daemon(attempt.number, worker, "has a main that is not async")

@@ -111,24 +111,24 @@ def of_exception(error: BaseException, *, attempt: int, worker: Path, now: datet
             retry_in=error.retry_in,
             known_by=(error.name,),
         )
-    raised = _raised(error)
+    causes = raised(error)
     failure = _failure("exception", _message(error), attempt, traceback=_traceback(error, worker))
     return msgspec.structs.replace(
         failure,
         type=type(error).__name__,
-        retryable=not any(isinstance(one, NoRetry) for one in raised),
-        retry_in=next((_seconds(one) for one in raised if isinstance(one, RetryIn)), None),
-        known_by=tuple(name for one in (error, *raised) for name in _known_by(one)),
+        retryable=not any(isinstance(one, NoRetry) for one in causes),
+        retry_in=next((_seconds(one) for one in causes if isinstance(one, RetryIn)), None),
+        known_by=tuple(name for one in (error, *causes) for name in _known_by(one)),
     )
 
 
 def _snoozed(error: BaseException, now: datetime) -> Event | None:
     """The event that hands the task back until later, where that was asked for and nothing says that it is no use."""
-    raised = _raised(error)
-    if any(isinstance(one, NoRetry) for one in raised):
+    causes = raised(error)
+    if any(isinstance(one, NoRetry) for one in causes):
         return None
-    asked = [_seconds(one) for one in raised if isinstance(one, Snooze)]
-    asked += [one.snooze for one in raised if isinstance(one, Thrown)]
+    asked = [_seconds(one) for one in causes if isinstance(one, Snooze)]
+    asked += [one.snooze for one in causes if isinstance(one, Thrown)]
     try:
         seconds = units.duration(asked[0] if asked else None)
     except InvalidInput:
@@ -156,7 +156,7 @@ def _known_by(error: BaseException) -> list[str | int]:
     return [*names, error.code] if isinstance(error, SystemExit) and isinstance(error.code, int) else [*names]
 
 
-def _raised(error: BaseException) -> list[BaseException]:
+def raised(error: BaseException) -> list[BaseException]:
     """What was raised: of a group everything in it, however deep. One task of several knows best about trying again."""
     found, left = [], [error]
     while left:

@@ -97,11 +97,11 @@ def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | 
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
-    status = _wait(pid, log, assignment["log_limit"], tee)
+    status, cpu = _wait(pid, log, assignment["log_limit"], tee)
     failpoints.hit("parent.reaped")
     _end_leftovers()
     logfile.compact(log, assignment["log_limit"])
-    records.write_exit(run, _exit(status, oom=_oom_kills() > oom_kills))
+    records.write_exit(run, _exit(status, cpu, oom=_oom_kills() > oom_kills))
     failpoints.hit("parent.exited")
     os.close(mark)
 
@@ -173,8 +173,9 @@ def take_environment(assignment: dict[str, Any]) -> None:
     os.environ.update(assignment["environment"])
 
 
-def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
-    """The wait status of the worker's process. Cuts its log meanwhile, and copies what it prints on a terminal."""
+def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> tuple[int, float]:
+    """The wait status of the worker's process, and the seconds of CPU time that it had. Cuts its log meanwhile, and
+    copies what it prints on a terminal."""
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -194,8 +195,8 @@ def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> int:
     while tee is not None and tee.copy():
         pass
     os.close(pidfd)
-    _, status = os.waitpid(pid, 0)
-    return status
+    _, status, used = os.wait4(pid, 0)
+    return status, used.ru_utime + used.ru_stime
 
 
 def _end_leftovers() -> None:
@@ -208,11 +209,11 @@ def _end_leftovers() -> None:
                 os.waitpid(-1, 0)
 
 
-def _exit(status: int, *, oom: bool) -> records.Exit:
+def _exit(status: int, cpu: float, *, oom: bool) -> records.Exit:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return records.Exit(None, number, oom and number == signal.SIGKILL, time.time())
-    return records.Exit(os.WEXITSTATUS(status), None, False, time.time())
+        return records.Exit(None, number, oom and number == signal.SIGKILL, time.time(), cpu)
+    return records.Exit(os.WEXITSTATUS(status), None, False, time.time(), cpu)
 
 
 def _oom_kills() -> int:

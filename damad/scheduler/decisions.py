@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from damad.model import limits
 from damad.model.retry import Counts, Failure
 from damad.model.settings import TaskSettings
 
@@ -43,12 +44,13 @@ _EXIT_KINDS: Final = {101: "exception", 102: "no_final", 104: "load"}
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended, as its record says."""
+    """How a process ended, as its record says. `cpu`: the seconds of CPU time that it had."""
 
     exit_code: int | None
     signal: int | None
     oom: bool
     ended_at: datetime
+    cpu: float = 0.0
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +183,7 @@ def _silent(held: Held, at: datetime) -> str | None:
 
 
 def failure_of(held: Held, seen: Observed) -> Failure:
-    """The failure that the end of its process proves: timeout, oom, signal, exit, or lost where nothing proves more."""
+    """The failure that its end proves: timeout, oom, cpu_limit, signal, exit, or lost where nothing proves more."""
     kind, message = _kind_of(held, seen)
     code, number = (None, None) if seen.exit is None else (seen.exit.exit_code, seen.exit.signal)
     return Failure(attempt=held.attempt, kind=kind, message=message, exit_code=code, signal=number)
@@ -202,6 +204,8 @@ def _kind_of(held: Held, seen: Observed) -> tuple[str, str]:
     if exit_.oom:
         return "oom", "the kernel killed the process, for memory ran out"
     if exit_.signal is not None:
+        if (limited := limits.said_by_signal(held.settings, exit_.signal, exit_.cpu)) is not None:
+            return limited
         return "signal", f"the process was killed by signal {exit_.signal}"
     kind = _EXIT_KINDS.get(exit_.exit_code or 0, "exit")
     return kind, f"the process ended with exit code {exit_.exit_code} and no report"

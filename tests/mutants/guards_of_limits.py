@@ -11,6 +11,7 @@ IN_TIME = "              AND (t.start_by IS NULL OR t.start_by > now)\n"
 SINGLETON = "tests/test_singleton_key.py"
 START_BY = "tests/test_start_by.py"
 SNOOZE = "tests/test_snooze.py"
+RLIMITS = "tests/test_rlimits.py"
 HEARTBEAT = "tests/test_heartbeat.py"
 
 GUARDS = (
@@ -90,7 +91,7 @@ GUARDS = (
     Guard(
         "what is of no use is not put off",
         "damad/runner/outcome.py",
-        "    if any(isinstance(one, NoRetry) for one in raised):\n        return None\n",
+        "    if any(isinstance(one, NoRetry) for one in causes):\n        return None\n",
         "",
         (f"{SNOOZE}::test_what_is_of_no_use_is_not_put_off",),
     ),
@@ -116,6 +117,30 @@ GUARDS = (
                 "test_lifecycle.py::test_a_claim_that_never_started_has_no_number_to_keep",
             ),
         )
+    ),
+    Guard(
+        "a limit is refused where no process is",
+        "damad/model/settings.py",
+        'if run_in == "daemon" and given.get(name) is not None:',
+        "if False:",
+        (
+            f"{RLIMITS}::test_without_a_process_there_is_nothing_to_keep_a_limit_in",
+            f"{RLIMITS}::test_a_queue_that_runs_in_the_daemon_refuses_it_at_once",
+        ),
+    ),
+    Guard(
+        "a limit that came past the refusal is not passed by",
+        "damad/runner/indaemon.py",
+        "if limited := limits.given(msgspec.structs.asdict(attempt.settings)):",
+        "if limited := []:",
+        (f"{RLIMITS}::test_one_that_came_in_another_way_fails_and_says_why",),
+    ),
+    Guard(
+        "what damad needs at the end is kept back of the limits",
+        "damad/runner/limits.py",
+        "            resource.setrlimit(which, (most, most))\n",
+        "            pass\n",
+        (f"{RLIMITS}::test_what_damad_needs_to_come_to_an_end_is_there_after_main",),
     ),
     Guard(
         "what no_retry names is not retried",
