@@ -54,13 +54,29 @@ def make_once(path: Path, text: str) -> None:
 
     Written beside and then linked: nobody ever sees half of it, and of two who make it one does. Raises OSError.
     """
+    with _drafted(path, text) as draft, suppress(FileExistsError):
+        os.link(draft, path)
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file for its owner alone, in place of one that is there: whoever reads sees the old one or the new.
+
+    Raises OSError.
+    """
+    with _drafted(path, text) as draft:
+        draft.rename(path)
+
+
+@contextmanager
+def _drafted(path: Path, text: str) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        with suppress(FileExistsError):
-            os.link(draft, path)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
 

@@ -62,7 +62,7 @@ def test_every_make_target_that_a_document_names_exists() -> None:
 
 
 def test_every_command_that_a_document_names_exists() -> None:
-    commands = {place.partition(":")[2] for place in cli._COMMANDS} | {"queues", "systemd"}
+    commands = {place.partition(":")[2] for place in cli._COMMANDS} | {"queues", "systemd", "tokens"}
     for document in DOCUMENTS:
         for command in re.findall(r"(?:\$ |`)damad (?!ready on)([a-z]+)\b", document.read_text()):
             assert command in commands, f"{document.name}: damad {command}"

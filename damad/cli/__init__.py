@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
 from damad import __version__
+from damad.cli.access import listed as listed_tokens
 from damad.cli.queues import listed
 from damad.errors import DamadError
 
@@ -40,6 +41,11 @@ _QUEUES = {
     "set_": "Set how a queue runs, and the settings of tasks that do not say; makes it if need be.",
 }
 """What `damad queues` does beside listing them."""
+_TOKENS = {
+    "add": "Make a token and print it; with --pg-env it is good for that pg_env alone.",
+    "revoke": "Take a token back.",
+}
+"""What `damad tokens` does beside listing them."""
 
 
 def _app() -> App:
@@ -57,6 +63,11 @@ def _app() -> App:
     for place, help_ in _QUEUES.items():
         queues.command(f"damad.cli.queues:{place}", name=place.rstrip("_"), help=help_)
     app.command(queues)
+    tokens = App(name="tokens", help="List the tokens for HTTP; add one, revoke one.")
+    tokens.default(listed_tokens)
+    for place, help_ in _TOKENS.items():
+        tokens.command(f"damad.cli.access:{place}", name=place, help=help_)
+    app.command(tokens)
     systemd = App(name="systemd", help="Print the systemd unit.")
     systemd.command("damad.cli.serving:print_unit", name="print", help="Print a unit that runs `damad serve`.")
     app.command(systemd)

@@ -85,6 +85,16 @@ def _limits(state: QueueState) -> str:
     return ", ".join([*limits, *([f"{state.key_rate} a key"] if state.key_rate else [])])
 
 
+def tokens(found: Sequence[Any]) -> None:
+    """A table of tokens."""
+    table = _table("name", "role", "pg_env", "made")
+    for token in found:
+        table.add_row(
+            token.name, token.role, token.pg_env or "every", f"{token.made_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        )
+    _print(table if found else "no tokens beside the first one, in the state folder")
+
+
 def schedules(found: Sequence[Read]) -> None:
     """A table of schedules."""
     table = _table("name", "cron", "zone", "next", "worker")

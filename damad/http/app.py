@@ -26,6 +26,7 @@ from damad.http import (
 )
 from damad.http.pg_envs import PG_ENVS, in_pg_env
 from damad.http.shutdown import WAITS, Waits, end_waits
+from damad.tokens import Tokens
 
 _ROOT: Final = "/v1/{pg_env}"
 
@@ -55,6 +56,12 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
 )
 """The routes of a pg_env: method, path below its root, handler. They are tried in this order: the busiest is first."""
 
+WRITES: Final[frozenset[Handler]] = frozenset({
+    events.append_events, tasks.queue_tasks, contexts.create_context, tasks.cancel_task, tasks.retry_task,
+    schedules.trigger_schedule, schedules.backfill_schedule, original.make_context,
+})  # fmt: skip
+"""What changes something and needs no administrator: it appends to the log."""
+
 ROUTES_OF_THE_ORIGINAL: Final[tuple[tuple[str, Handler], ...]] = (
     ("/events/query", original.query_events),
     ("/getEtlProcessFinalEvent", original.read_final_event),
@@ -72,11 +79,14 @@ ROUTES_OF_THE_SERVER: Final[tuple[tuple[str, Handler], ...]] = (
 
 
 def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str) -> web.Application:
-    """The application. `pg_envs`: for each name the context, without an id, in which its requests run."""
+    """The application.
+
+    `pg_envs`: for each name the context, without an id, in which its requests run · `token`: the first one.
+    """
     app = web.Application(middlewares=[problems.as_problems, auth.guarded, in_pg_env])
     app[PG_ENVS] = pg_envs
     app[wire.SETTINGS] = settings
-    app[auth.TOKEN] = token
+    app[auth.TOKEN], app[auth.TOKENS], app[auth.WRITES] = token, Tokens(settings.state_dir), WRITES
     app[WAITS] = Waits()
     app[feed.READERS] = set()
     app[metrics.GAUGES] = metrics.Gauges()

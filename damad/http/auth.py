@@ -1,4 +1,8 @@
-"""Who may ask: whoever can open the Unix socket, and over TCP whoever has the token.
+"""Who may ask, and what: the owner of the daemon by the Unix socket, and whoever has a token.
+
+The first token, in the state folder, may do everything. Those with names (damad/tokens.py) have a role: `read` is
+enough to look, `write` to append, to queue, to cancel; everything else needs `admin`, so that a route which nobody
+thought about is not open to too many.
 
 The Host header is checked before anything else, because a web page can have its own name resolve to this machine, and
 Origin, because a web page can send requests that it cannot read the answers of. On the Unix socket too: somebody may
@@ -21,10 +25,19 @@ from damad import statefolder
 from damad.errors import ConfigError
 from damad.http import original
 from damad.http.listening import Protocol
-from damad.http.problems import Forbidden, HttpVersion, Misdirected, Unauthorized
+from damad.http.problems import Forbidden, HttpVersion, Misdirected, NotAllowed, Unauthorized
 from damad.http.wire import SETTINGS
+from damad.tokens import Role, Token, Tokens
 
 TOKEN: Final = web.AppKey[str]("token")
+"""The first token."""
+TOKENS: Final = web.AppKey[Tokens]("tokens")
+"""Those with names."""
+WRITES: Final = web.AppKey[frozenset[Handler]]("writes")
+"""The handlers for which `write` is enough, though their method says that they change something."""
+WHO: Final = web.RequestKey[Token]("who")
+"""The token with a name that a request came with."""
+_LOOKS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 """What anybody may ask."""
 OPEN_TO_ORIGINS: Final = original.ROOT.partition("{")[0]
@@ -59,9 +72,16 @@ def token(state_dir: Path) -> str:
     return text
 
 
+def needed(app: web.Application, method: str, handler: Handler) -> Role:
+    """What whoever asks a route must be allowed to do."""
+    if handler in app[WRITES]:
+        return "write"
+    return "read" if method in _LOOKS else "admin"
+
+
 @web.middleware
 async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets a request pass that comes by the Unix socket, or to this host, from no other origin, with the token."""
+    """Lets a request pass that comes to this host, from no other origin, from the owner or with a token that may."""
     if request.version not in (HttpVersion10, HttpVersion11):
         raise HttpVersion(f"HTTP/{request.version.major}.{request.version.minor} is not spoken here")
     door = request.protocol
@@ -84,12 +104,26 @@ def _introduction(request: web.Request) -> bytes:
 
 
 def _check_who(request: web.Request) -> None:
-    """Asks for the token, unless it is the owner. Who was let in need not be asked again for the same words."""
+    """Asks for a token, unless it is the owner. Who may do everything need not be asked again for the same words."""
     door = request.protocol
     if not (isinstance(door, Protocol) and door.trusted):
-        _check_token(request)
+        token = _token_of(request)
+        if token is not None:
+            _check_may(request, token)
+            request[WHO] = token
+            return
     if isinstance(door, Protocol):
         door.let_in = _introduction(request)
+
+
+def _check_may(request: web.Request, token: Token) -> None:
+    """Raises NotAllowed for what the token may not do, whether that is there or not."""
+    pg_env = request.match_info.get("pg_env")
+    if token.pg_env is not None and token.pg_env != pg_env:
+        raise NotAllowed(f"token {token.name!r} is good for pg_env {token.pg_env!r} alone", pg_env=token.pg_env)
+    role = needed(request.app, request.method, request.match_info.handler)
+    if request.match_info.http_exception is None and not token.may(role):
+        raise NotAllowed(f"token {token.name!r} may {token.role}, and this needs {role}", role=role)
 
 
 def _is_open_to(request: web.Request, origin: str) -> bool:
@@ -133,11 +167,16 @@ def _check_origin(given: str | None, host: str) -> None:
         raise Forbidden(f"pages of the origin {given[:80]!r} may not ask here")
 
 
-def _check_token(request: web.Request) -> None:
+def _token_of(request: web.Request) -> Token | None:
+    """The token with a name that was sent, or None for the first one. Raises Unauthorized for any other."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer" or not given:
-        raise Unauthorized("send the token in the state folder: Authorization: Bearer <token>")
+        raise Unauthorized("send a token: Authorization: Bearer <token>; the first one is in the state folder")
     # Bytes, because compare_digest refuses texts that are not ASCII; a header may hold anything.
     sent = given.strip().encode(errors="surrogateescape")
-    if not hmac.compare_digest(sent, request.app[TOKEN].encode()):
-        raise Unauthorized("this token is not the one in the state folder")
+    if hmac.compare_digest(sent, request.app[TOKEN].encode()):
+        return None
+    found = request.app[TOKENS].find(sent)
+    if found is None:
+        raise Unauthorized("this token is neither the one in the state folder nor one that `damad tokens` lists")
+    return found

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -37,6 +38,8 @@ _LONGEST_LINE: Final = 64 * 1024
 _LONGEST_SOCKET: Final = 107
 """Bytes of a path that sockaddr_un holds."""
 _BACKLOG: Final = 512
+_CREDENTIALS: Final = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +56,14 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
 class Protocol(web.RequestHandler):
     """A connection.
 
-    trusted: it came by the Unix socket, which only the owner of the daemon can open · let_in: what was said by the last
-    who was let in here for what they said (auth.py).
+    trusted: it came by the Unix socket, from a process of the daemon's owner or of root. Nobody else can open that;
+    where somebody has changed its mode, whoever comes needs a token as over TCP · uid: of that process · let_in: what
+    was said by the last who was let in here for what they said (auth.py).
     """
 
-    __slots__ = ("_head_timeout", "_late", "let_in", "trusted")
+    __slots__ = ("_head_timeout", "_late", "let_in", "trusted", "uid")
 
-    def __init__(
-        self, server: web.Server, *, trusted: bool, head_timeout: float, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, server: web.Server, *, head_timeout: float, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -72,10 +74,17 @@ class Protocol(web.RequestHandler):
             max_line_size=_LONGEST_LINE,
             max_field_size=_LONGEST_LINE,
         )
-        self.trusted = trusted
+        self.trusted = False
+        self.uid: int | None = None
         self.let_in = b""
         self._head_timeout = head_timeout
         self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Somebody has come."""
+        super().connection_made(transport)
+        self.uid = _uid_of(transport)
+        self.trusted = self.uid in (os.geteuid(), 0)
 
     def data_received(self, data: bytes) -> None:
         """Takes what arrives. From the first bytes of a head its time runs, however many more come one by one."""
@@ -174,10 +183,10 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
     server = runner.server
     assert server is not None
     connect = partial(Protocol, server, head_timeout=app[SETTINGS].body_timeout, loop=loop)
-    doors.connect = partial(connect, trusted=False)
+    doors.connect = connect
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
-        unix = await loop.create_unix_server(partial(connect, trusted=True), sock=doors.unix, backlog=_BACKLOG)
+        unix = await loop.create_unix_server(connect, sock=doors.unix, backlog=_BACKLOG)
         stack.callback(unix.close)
         stack.callback(doors.tcp.close)
         host, port = doors.tcp.sockets[0].getsockname()[:2]
@@ -186,6 +195,15 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
         except OSError as error:
             raise ConfigError(f"cannot listen on host {host}, port {port}: {error.strerror}") from None
         yield Addresses(url=_url(host, port), host=host, port=port, socket=doors.path)
+
+
+def _uid_of(transport: asyncio.BaseTransport) -> int | None:
+    """Whose process is at the other end of a Unix socket, as the kernel says; None over TCP."""
+    unix = transport.get_extra_info("socket")
+    if unix is None or unix.family != socket.AF_UNIX:
+        return None
+    _, uid, _ = _CREDENTIALS.unpack(unix.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
 
 
 def _url(host: str, port: int) -> str:

@@ -35,6 +35,7 @@ from damad.model.settings import DURATIONS, SIZES, TaskSettings
 from damad.model.ticks import MISSED, OVERLAPS, Schedule
 from damad.queues import QueueState
 from damad.schedules import NOT_FOR_SCHEDULES, ScheduleFields, Tick
+from damad.tokens import ROLES
 
 _REF: Final = "#/components/schemas/{name}"
 _STRUCTS: Final = (
@@ -78,6 +79,12 @@ _OLD_EVENT: Final = _object(
     error={"type": ["boolean", "null"]}, _created_timestamp={"type": "string", "format": "date-time"},
 )  # fmt: skip
 _TEXT: Final = {"type": "string"}
+_BEARER: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "The token in the state folder, or one of `damad tokens` with the role that an operation names or a "
+    "later one of " + ", ".join(ROLES) + "; none on the socket",
+}
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,12 +168,14 @@ def document(app: web.Application, also: Mapping[Handler, Operation]) -> dict[st
         if route.method != hdrs.METH_HEAD and route.resource is not None:
             path = route.resource.canonical
             paths.setdefault(path, {})[route.method.lower()] = _operation(path, route.handler, known)
-    bearer = {"type": "http", "scheme": "bearer", "description": "The token in the state folder; none on the socket"}
+            if path not in auth.OPEN_PATHS:
+                role = auth.needed(app, route.method, route.handler)
+                paths[path][route.method.lower()]["security"] = [{"bearer": [role]}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "damad", "version": damad.__version__, "description": (damad.__doc__ or "").split("\n")[0]},
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": _schemas(), "securitySchemes": {"bearer": bearer}},
+        "components": {"schemas": _schemas(), "securitySchemes": {"bearer": _BEARER}},
         "security": [{"bearer": []}],
     }
 

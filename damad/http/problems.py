@@ -68,6 +68,14 @@ class Forbidden(Refusal):
     title = "Not from this origin"
 
 
+class NotAllowed(Refusal):
+    """A token that is good, and may not do this."""
+
+    status = 403
+    problem = "forbidden"
+    title = "Not with this token"
+
+
 class BodyTimeout(Refusal):
     """The body did not arrive in its time."""
 

@@ -294,8 +294,8 @@ GUARDS = (
     Guard(
         "the token is asked for",
         AUTH,
-        "if not hmac.compare_digest(sent, request.app[TOKEN].encode()):",
-        "if not sent:",
+        "if found is None:",
+        "if found is None and not sent:",
         (f"{WHO}::test_who_has_not_the_token_may_not_ask",),
     ),
     Guard(

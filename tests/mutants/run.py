@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import guards
+import guards_of_access
 import guards_of_archive
 import guards_of_limits
 import guards_of_processes
@@ -41,6 +42,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_schedules.GUARDS,
     *guards_of_waits.GUARDS,
     *guards_of_archive.GUARDS,
+    *guards_of_access.GUARDS,
 )
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0

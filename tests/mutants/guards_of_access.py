@@ -1,0 +1,53 @@
+"""The guards of who may ask a daemon, and what."""
+
+from guard import Guard
+
+AUTH, LISTENING, TOKENS = "damad/http/auth.py", "damad/http/listening.py", "damad/tokens.py"
+
+HTTP = "tests/test_http_tokens.py"
+KEPT = "tests/test_tokens.py"
+
+GUARDS = (
+    Guard(
+        "a token may do no more than its role",
+        AUTH,
+        "request.match_info.http_exception is None and not token.may(role)",
+        "False",
+        (f"{HTTP}::test_a_token_may_ask_each_route_that_its_role_is_enough_for_and_no_other",),
+    ),
+    Guard(
+        "a token of a pg_env opens no other",
+        AUTH,
+        "token.pg_env is not None and token.pg_env != pg_env",
+        "False",
+        (f"{HTTP}::test_a_token_of_a_pg_env_is_good_for_nothing_else",),
+    ),
+    Guard(
+        "a token with a name is looked at with each request",
+        AUTH,
+        "            request[WHO] = token\n            return\n",
+        "            request[WHO] = token\n",
+        (f"{HTTP}::test_a_token_is_dead_with_the_next_request_once_it_is_revoked",),
+    ),
+    Guard(
+        "only the owner and root need no token on the socket",
+        LISTENING,
+        "self.uid in (os.geteuid(), 0)",
+        "self.uid is not None",
+        (f"{HTTP}::test_another_user_who_can_open_the_socket_needs_a_token",),
+    ),
+    Guard(
+        "who makes a token waits for who makes another",
+        TOKENS,
+        "        fcntl.flock(folder, fcntl.LOCK_EX)\n",
+        "",
+        (f"{KEPT}::test_of_tokens_that_are_made_at_once_none_is_lost",),
+    ),
+    Guard(
+        "tokens that others can change are not believed",
+        TOKENS,
+        "if mode & _WRITABLE_BY_OTHERS:",
+        "if False:",
+        (f"{KEPT}::test_a_file_that_others_can_change_lets_nobody_in",),
+    ),
+)
