@@ -52,6 +52,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     host: str = "127.0.0.1"
     port: int = 8420
+    host_names: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     worker_roots: tuple[Path, ...] = (Path("workers"),)
     lease: float = 30.0
     grace: float = 10.0
@@ -80,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
 _SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends")
-_LISTS: Final = {"worker_roots": ":", "compat_open": ","}
+_LISTS: Final = {"worker_roots": ":", "compat_open": ",", "host_names": ","}
 """Those that are lists, and what stands between their parts in the environment."""
 _SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
 """Those that are one value and no table of names."""
@@ -94,6 +97,7 @@ _DAEMONS_OWN: Final = frozenset({
 })  # fmt: skip
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(TASK_SETTINGS))
@@ -222,6 +226,8 @@ def _build(merged: dict[str, Any]) -> Config:
     for name, sourced in merged.items():
         if name not in ("pg_env", "queue"):
             plain[name] = _converted(name, sourced)
+    if "tls_key" in plain and "tls_cert" not in plain:
+        raise ConfigError(f"{merged['tls_key'].source}: tls_key is set, and tls_cert is not")
     plain["pg_envs"] = {name: _dsn(name, table) for name, table in merged.get("pg_env", {}).items()}
     plain["queues"] = {name: _queue(name, table) for name, table in merged.get("queue", {}).items()}
     return Config(**plain)
@@ -242,13 +248,15 @@ def _converted(name: str, sourced: _Sourced) -> Any:
             value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")
         elif name == "compat_open":
             value = tuple(_origin(part) for part in _list(value) if part != "")
-        elif name == "state_dir":
+        elif name == "host_names":
+            value = tuple(_host_name(part) for part in _list(value) if part != "")
+        elif name in ("state_dir", "tls_cert", "tls_key"):
             value = Path(_text(value)).expanduser().absolute()
         else:
             value = _text(value)
     except (InvalidInput, RuntimeError) as error:  # RuntimeError: ~nobody has no home
         raise ConfigError(f"{sourced.source}: {name}: {error}") from None
-    if name in ("host", "state_dir") and not sourced.value:
+    if name in ("host", "state_dir", "tls_cert", "tls_key") and not sourced.value:
         raise ConfigError(f"{sourced.source}: {name}: is empty")  # that would listen everywhere, or fill this folder
     _check(name, value, sourced.source)
     return value
@@ -271,6 +279,14 @@ def _origin(value: Any) -> str:
     text = _text(value).strip().lower()
     if not _ORIGIN.fullmatch(text):
         raise InvalidInput(f"{value!r} is no origin, like https://front.example or http://localhost:3000")
+    return text
+
+
+def _host_name(value: Any) -> str:
+    """A name as it stands in a Host header, without a port."""
+    text = _text(value).strip().lower()
+    if not _HOST_NAME.fullmatch(text):
+        raise InvalidInput(f"{value!r} is no name of a host, like etl.example")
     return text
 
 

@@ -170,6 +170,8 @@ async def test_a_wrong_address_stops_the_start_before_postgres_starts(alone: Sit
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         await stopped_before_postgres(alone, f"port {port}", port=port)
+    await stopped_before_postgres(alone, "tls_cert and tls_key", DAMAD_HOST="0.0.0.0")
+    await stopped_before_postgres(alone, "nowhere.pem", DAMAD_TLS_CERT="nowhere.pem")
 
 
 @pytest.mark.parametrize("words", [["tasks"], ["queue", "hold.py"], ["run", "hold.py"], ["migrate"]])

@@ -142,19 +142,22 @@ def _check_host(request: web.Request) -> str:
     here = request.get_extra_info("sockname")
     on_socket = isinstance(here, str)
     address = here[0] if here and not on_socket else None
-    if not _is_ours(given, request.app[SETTINGS].host, address, on_socket=on_socket):
-        raise Misdirected(f"Host {given[:80]!r} is not this one; ask for localhost or for the address it listens on")
+    settings = request.app[SETTINGS]
+    if not _is_ours(given, (settings.host.lower(), *settings.host_names), address, on_socket=on_socket):
+        raise Misdirected(
+            f"Host {given[:80]!r} is not this one; ask for localhost, the address it listens on, or one of host_names"
+        )
     return given.lower()
 
 
 @lru_cache(maxsize=64)
-def _is_ours(given: str, configured: str, here: str | None, *, on_socket: bool) -> bool:
-    """True for the names of this machine to itself, the configured host, and the address that the request came to."""
+def _is_ours(given: str, configured: tuple[str, ...], here: str | None, *, on_socket: bool) -> bool:
+    """True for the names of this machine to itself, those configured, and the address that the request came to."""
     parts = _HOST.fullmatch(given)
     if parts is None:
         return False
     name = (parts[1] or parts[2]).lower()
-    if name in ("localhost", configured.lower(), here) or (on_socket and parts[2] and "." not in name):
+    if name in ("localhost", *configured, here) or (on_socket and parts[2] and "." not in name):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from damad.config import Config
 from damad.errors import ConfigError, DamadError
-from damad.http import problems
+from damad.http import problems, tls
 from damad.http.wire import SETTINGS
 
 SOCKET_NAME: Final = "damad.sock"
@@ -148,7 +148,7 @@ class Doors:
 async def taken(settings: Config) -> AsyncIterator[Doors]:
     """Takes the port and the socket while the code inside runs: what is wrong with them is known before all else.
 
-    Raises ConfigError where one of them cannot be had.
+    Raises ConfigError where one of them cannot be had, or would be open to other machines without TLS.
     """
     path = settings.state_dir / SOCKET_NAME
     with _claimed(path) as unix:
@@ -161,14 +161,21 @@ async def taken(settings: Config) -> AsyncIterator[Doors]:
 
 
 async def _bound(doors: Doors, settings: Config) -> asyncio.Server:
-    host, port = settings.host, settings.port
+    host, port, secured = settings.host, settings.port, tls.context(settings)
     try:
-        return await asyncio.get_running_loop().create_server(
-            lambda: doors.connect(), host, port, backlog=_BACKLOG, start_serving=False
-        )
+        server = await asyncio.get_running_loop().create_server(
+            lambda: doors.connect(), host, port, backlog=_BACKLOG, start_serving=False, ssl=secured,
+            ssl_handshake_timeout=settings.body_timeout if secured else None,
+        )  # fmt: skip
     except (OSError, UnicodeError) as error:  # UnicodeError: what can be no name of a host
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot listen on host {host}, port {port}: {reason}") from None
+    try:  # it is known only now which addresses a name has
+        tls.refuse_strangers(settings, [taken.getsockname()[0] for taken in server.sockets])
+    except ConfigError:
+        server.close()
+        raise
+    return server
 
 
 @asynccontextmanager
@@ -194,7 +201,7 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
             await doors.tcp.start_serving()
         except OSError as error:
             raise ConfigError(f"cannot listen on host {host}, port {port}: {error.strerror}") from None
-        yield Addresses(url=_url(host, port), host=host, port=port, socket=doors.path)
+        yield Addresses(url=_url(app[SETTINGS], host, port), host=host, port=port, socket=doors.path)
 
 
 def _uid_of(transport: asyncio.BaseTransport) -> int | None:
@@ -206,8 +213,9 @@ def _uid_of(transport: asyncio.BaseTransport) -> int | None:
     return int(uid)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(settings: Config, host: str, port: int) -> str:
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextmanager

@@ -7,7 +7,23 @@ AUTH, LISTENING, TOKENS = "damad/http/auth.py", "damad/http/listening.py", "dama
 HTTP = "tests/test_http_tokens.py"
 KEPT = "tests/test_tokens.py"
 
+TLS = "tests/test_http_tls.py"
+
 GUARDS = (
+    Guard(
+        "no address but loopback is listened on without TLS",
+        "damad/http/tls.py",
+        "settings.tls_cert is None and not is_loopback(address)",
+        "False",
+        (f"{TLS}::test_no_address_but_loopback_is_listened_on_without_tls",),
+    ),
+    Guard(
+        "a key that everybody can read is not used",
+        "damad/http/tls.py",
+        "os.stat(key).st_mode & _READABLE_BY_ALL",
+        "False",
+        (f"{TLS}::test_a_certificate_that_cannot_be_used_stops_the_start_with_one_line",),
+    ),
     Guard(
         "a token may do no more than its role",
         AUTH,

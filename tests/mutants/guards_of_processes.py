@@ -301,7 +301,7 @@ GUARDS = (
     Guard(
         "the Host is asked for",
         AUTH,
-        "if not _is_ours(given, request.app[SETTINGS].host, address, on_socket=on_socket):",
+        "if not _is_ours(given, (settings.host.lower(), *settings.host_names), address, on_socket=on_socket):",
         "if not given:",
         (f"{WHO}::test_another_host_is_misdirected",),
     ),
