@@ -13,6 +13,7 @@ from damad.http import (
     contexts,
     events,
     feed,
+    headers,
     health,
     logs,
     metrics,
@@ -90,6 +91,7 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     app[WAITS] = Waits()
     app[feed.READERS] = set()
     app[metrics.GAUGES] = metrics.Gauges()
+    app.on_response_prepare.append(headers.add)
     app.on_shutdown.append(end_waits)
     _add_routes(app.router)
     return app

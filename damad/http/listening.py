@@ -23,7 +23,7 @@ from aiohttp import web
 
 from damad.config import Config
 from damad.errors import ConfigError, DamadError
-from damad.http import problems, tls
+from damad.http import headers, problems, tls
 from damad.http.wire import SETTINGS
 
 SOCKET_NAME: Final = "damad.sock"
@@ -131,6 +131,7 @@ class Protocol(web.RequestHandler):
             raise ConnectionResetError("the answer has begun; it can only break off")
         answer = problems.response(error)
         answer.force_close()
+        headers.add_to(answer)  # it is no request of the application, which would
         return answer
 
 

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from damad.errors import DamadError, InvalidInput, Unavailable
+from damad.http import headers
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = "1"
@@ -176,11 +177,11 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
 
 def response(error: DamadError) -> web.Response:
     """The answer that says why something was refused."""
-    headers = dict(error.headers) if isinstance(error, Refusal) else {}
+    also = dict(error.headers) if isinstance(error, Refusal) else {}
     if isinstance(error, Unavailable):
-        headers[hdrs.RETRY_AFTER] = RETRY_AFTER
+        also[hdrs.RETRY_AFTER] = RETRY_AFTER
     answer = web.Response(
-        body=msgspec.json.encode(document(error)), status=error.status, content_type=CONTENT_TYPE, headers=headers
+        body=msgspec.json.encode(document(error)), status=error.status, content_type=CONTENT_TYPE, headers=also
     )
     if isinstance(error, Refusal) and error.closes:
         answer.force_close()
@@ -192,7 +193,7 @@ def as_bytes(error: DamadError) -> bytes:
     body = msgspec.json.encode(document(error))
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{headers.as_lines()}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 
@@ -221,5 +222,5 @@ def _response_of_aiohttp(request: web.Request, error: web.HTTPException) -> web.
         "status": error.status,
         "detail": detail.get(error.status, error.text or error.reason),
     }
-    headers = {hdrs.ALLOW: error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
-    return web.Response(body=msgspec.json.encode(made), status=error.status, content_type=CONTENT_TYPE, headers=headers)
+    also = {hdrs.ALLOW: error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
+    return web.Response(body=msgspec.json.encode(made), status=error.status, content_type=CONTENT_TYPE, headers=also)

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from damad.http import openapi, wire
+from damad.http import headers, openapi, wire
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 async def read_document(request: web.Request) -> web.Response:
@@ -33,7 +30,7 @@ async def read_page(request: web.Request) -> web.Response:
     """GET /docs: this description, as a page to read."""
     wire.query(request, wire.NoQuery)
     page = _template("docs.html").render(document=openapi.document(request.app, _OWN))
-    return web.Response(text=page, content_type="text/html", headers=_HEADERS)
+    return web.Response(text=page, content_type="text/html", headers={headers.POLICY: _POLICY})
 
 
 @cache

@@ -57,7 +57,7 @@ async def stream(
 ) -> web.StreamResponse:
     """Sends what a source gives as it comes, each as a message."""
     if request.method == hdrs.METH_HEAD:
-        return web.Response(headers={hdrs.CONTENT_TYPE: TYPE, hdrs.CACHE_CONTROL: "no-cache"})
+        return web.Response(headers={hdrs.CONTENT_TYPE: TYPE})
     async with sse_response(request, sep="\n", ping_interval=PING_INTERVAL, send_timeout=SEND_TIMEOUT) as response:
         with suppress(TimeoutError):  # The server shuts down: the stream ends as it should.
             async with request.app[WAITS].bounded(), aclosing(source) as found:
