@@ -1,9 +1,18 @@
-"""Where log lines go: to stderr, those of libraries too. stdout belongs to what a command prints."""
+"""Where log lines go: to stderr, those of libraries too, without secrets. stdout belongs to what a command prints."""
 
 import logging
 import sys
 
 import structlog
+
+from damad.masking import masked
+
+
+class _Masking(structlog.stdlib.ProcessorFormatter):
+    """Writes lines, with tracebacks, out of which every secret is taken."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 def configure(level: int) -> None:
@@ -23,6 +32,6 @@ def configure(level: int) -> None:
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
     ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    handler.setFormatter(_Masking(foreign_pre_chain=shared, processors=last))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

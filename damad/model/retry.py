@@ -7,6 +7,7 @@ import msgspec
 
 from damad import units
 from damad.errors import InvalidInput
+from damad.masking import masked
 from damad.model.event import Event
 from damad.model.settings import TaskSettings
 
@@ -37,10 +38,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def payload(self) -> dict[str, Any]:
         """The ERROR event's payload: every field of the contract, null where it does not apply.
 
-        `type` is the class of what a worker raised.
+        `type` is the class of what a worker raised. Secrets in the texts are masked: no event is ever changed again.
         """
         names = ("attempt", "kind", "message", "type", "traceback", "exit_code", "signal")
-        return {name: getattr(self, name) for name in names}
+        made = {name: getattr(self, name) for name in names}
+        return made | {"message": masked(self.message), "traceback": self.traceback and masked(self.traceback)}
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -9,7 +9,23 @@ KEPT = "tests/test_tokens.py"
 
 TLS = "tests/test_http_tls.py"
 
+MASKED = "tests/test_masking.py"
+
 GUARDS = (
+    Guard(
+        "no event of a failure holds a secret",
+        "damad/model/retry.py",
+        '{"message": masked(self.message), "traceback": self.traceback and masked(self.traceback)}',
+        "{}",
+        (f"{MASKED}::test_the_event_of_a_failure_holds_none_in_message_and_traceback",),
+    ),
+    Guard(
+        "no line of the log holds a secret",
+        "damad/stderrlog.py",
+        "masked(super().format(record))",
+        "super().format(record)",
+        (f"{MASKED}::test_the_log_holds_none_in_messages_values_and_tracebacks",),
+    ),
     Guard(
         "no address but loopback is listened on without TLS",
         "damad/http/tls.py",
