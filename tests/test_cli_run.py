@@ -87,6 +87,52 @@ async def test_ctrl_c_is_heard_by_the_worker_which_says_how_it_ended(site: Site)
     assert b"KeyboardInterrupt" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("body", "state"), [("raise ValueError('seven')", "retrying"), ("raise tasks.snooze('1h')", "scheduled")]
+)
+async def test_who_leaves_while_the_task_is_put_off_is_gone_at_once_and_told_how_to_take_it_up_again(
+    site: Site, body: str, state: str, number: int
+) -> None:
+    worker = site.worker(f"from damad import tasks\n\ndef main():\n    {body}\n")
+    words = ["run", worker, "--retry-limit", "3", "--retry-delay", "1h"]
+    async with site.command(*words) as command, asyncio.timeout(SOON):
+        id_ = await newest_of(site, worker)
+        await site.reaches(id_, state)
+        os.kill(command.pid, number)
+        out, err = await command.communicate()
+    assert (command.returncode, out) == (2, b"")
+    *_, last = err.decode().splitlines()
+    assert last == (f"damad: task {id_} is {state}; damad run --context {id_} takes it up again, and so does a daemon")
+    assert err.count(b"Traceback") == (1 if state == "retrying" else 0)
+    assert (await site.state(id_)).state == state
+    (site.workers / worker).write_text("def main():\n    return {'n': 2}\n")
+    done = await site.damad("run", "--context", str(id_))
+    assert (done.code, done.json) == (0, {"n": 2})
+
+
+async def newest_of(site: Site, worker: str) -> int:
+    """The id of the task of a worker, once it is queued."""
+    while True:
+        if ids := [task.etl_context_id for task in await site.store().tasks(limit=5) if task.worker == worker]:
+            return ids[0]
+
+
+async def test_whose_worker_was_interrupted_does_not_see_it_start_again(site: Site) -> None:
+    with site.gate() as gate:
+        payload = json.dumps({"gate": str(gate.path)})
+        words = ["run", "hold.py", "--payload", payload, "--retry-limit", "3", "--retry-delay", "500ms"]
+        async with site.command(*words) as command, asyncio.timeout(SOON):
+            id_ = await here(site)
+            os.kill(command.pid, signal.SIGINT)
+            processes.send(await site.process(id_), signal.SIGINT)
+            out, err = await command.communicate()
+        assert (command.returncode, out) == (2, b"")
+        assert err.decode().splitlines()[-1].startswith(f"damad: task {id_} is retrying; ")
+        assert (await site.types(id_)).count("STARTED") == 1
+        await site.cancel(id_)
+
+
 @pytest.mark.parametrize("ignores", [False, True])
 async def test_terminated_it_ends_the_worker_and_says_how_it_ended(site: Site, ignores: bool) -> None:
     source = """

@@ -142,7 +142,7 @@ def test_the_database_and_the_core_say_the_same(own_database: Database) -> None:
 
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "an old fence is taken": lambda core: core.setattr(lifecycle, "_may_carry", lambda *_: True),
-    "a fence outlives its claim": lambda core: core.setattr(lifecycle, "_HELD_BY_NOBODY", frozenset()),
+    "a fence outlives its claim": lambda core: core.setattr(lifecycle, "HELD_BY_NOBODY", frozenset()),
 }
 
 

@@ -303,7 +303,7 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
         core.setitem(TRANSITIONS, (state, "INITIAL"), state) for state in TASK_STATES
     ],
     "I5: an old fence is refused": lambda core: core.setattr(lifecycle, "_may_carry", lambda *_: True),
-    "I5: a fence ends with its claim": lambda core: core.setattr(lifecycle, "_HELD_BY_NOBODY", frozenset()),
+    "I5: a fence ends with its claim": lambda core: core.setattr(lifecycle, "HELD_BY_NOBODY", frozenset()),
     "I5: a claim raises the fence": lambda core: core.setattr(lifecycle, "_raises_the_fence", lambda *_: True),
     "I6: a failure is concluded": lambda core: core.delitem(TRANSITIONS, ("erred", "RETRY")),
     "I6: a dead daemon's claim is given back": lambda core: core.setattr(decisions, "_claimed", for_ever),

@@ -61,7 +61,7 @@ async def _run(
 ) -> int:
     import logging
 
-    from damad import statefolder, stderrlog
+    from damad import statefolder, stderrlog, tasks
     from damad.cli import session, waiting
     from damad.runner import debugging
     from damad.scheduler.supervisor import Supervisor
@@ -84,8 +84,9 @@ async def _run(
             event = await _ended_or_left(etl_context_id, supervisor)
             await supervisor.quiet()
         if event is None:
+            state = (await tasks.status(etl_context_id)).state
             taken_up = f"damad run --context {etl_context_id} takes it up again, and so does a daemon"
-            print(f"damad: task {etl_context_id} goes on waiting; {taken_up}", file=sys.stderr)
+            print(f"damad: task {etl_context_id} is {state}; {taken_up}", file=sys.stderr)
             return 2
         return await waiting.said(event, traceback=False)  # the worker has said it on this terminal
 
@@ -99,25 +100,37 @@ async def _worker_of(id_: str) -> str:
 
 
 async def _ended_or_left(etl_context_id: int, supervisor: Any) -> Any:
-    """The event that it ended with; None where somebody wants to go while it waits, and no worker hears that."""
+    """The event that it ended with; None where somebody wants to go and nothing of it runs here that could hear that.
+
+    A worker that runs hears it by itself. Whatever it does about it, it is not started again.
+    """
     import asyncio
 
-    from damad import events, tasks
+    from damad import context, events, tasks
+    from damad.eventstore import listener
+    from damad.model.lifecycle import HELD_BY_NOBODY
 
-    ending, leaving, loop = asyncio.create_task(events.ended(etl_context_id)), set(), asyncio.get_running_loop()
+    ending, loop = asyncio.create_task(events.ended(etl_context_id)), asyncio.get_running_loop()
+    leaving: set[asyncio.Task[None]] = set()
 
     async def leave() -> None:
-        if (await tasks.status(etl_context_id)).state == "waiting":
-            ending.cancel()
+        with context.current().store.database.listener().subscribe(listener.EVENT, etl_context_id) as bell:
+            while (await tasks.status(etl_context_id)).state not in HELD_BY_NOBODY:
+                await bell.wait(listener.POLL_INTERVAL)
+        ending.cancel()
 
     def hear(number: signal.Signals) -> None:
         if number == signal.SIGTERM:
             supervisor.stop()
-        leaving.add(loop.create_task(leave()))
+        supervisor.claims.close()
+        if not leaving:
+            leaving.add(loop.create_task(leave()))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, hear, number)
     await asyncio.wait([ending])
+    for task in leaving:
+        task.cancel()
     return None if ending.cancelled() else ending.result()
 
 

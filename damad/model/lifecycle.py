@@ -72,7 +72,8 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
 """States in which nothing runs and nothing will, unless a person requeues."""
 
-_HELD_BY_NOBODY: Final = frozenset({"queued", "scheduled", "retrying", "waiting"})
+HELD_BY_NOBODY: Final = frozenset({"queued", "scheduled", "retrying", "waiting"})
+"""States in which no process runs and no claim stands, and some claim will."""
 
 _QUIET: Final = frozenset({"EVENT", "EVENT_ERROR", "STEP", "SUBTASK"})
 """Kinds that leave a task's row as it is."""
@@ -184,7 +185,7 @@ def _may_carry(fence: int | None, context: Context) -> bool:
     """A fence is good while the claim that it stands for holds the task."""
     if fence is None:
         return True
-    return context.task is not None and fence == context.task.fence and context.state not in _HELD_BY_NOBODY
+    return context.task is not None and fence == context.task.fence and context.state not in HELD_BY_NOBODY
 
 
 def _raises_the_fence(event: LoggedEvent, kind_: str, context: Context) -> bool:

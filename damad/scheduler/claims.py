@@ -50,6 +50,11 @@ class Claims:
         self._parked: dict[int, float] = {}
         self._resume_at = 0.0
         self._stored: dict[str, StoredQueue] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Claims the one task no more that is looked after, nor its subtasks: who waits for it here wants to go."""
+        self._closed = True
 
     def learn(self, stored: Mapping[str, StoredQueue]) -> None:
         """Takes what is set for the queues as it was last read."""
@@ -147,7 +152,7 @@ class Claims:
         Returns the seconds until it should be looked at again.
         """
         state = await self._store.state(etl_context_id)
-        if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
+        if self._closed or not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
             return self._config.poll_interval
         early = (state.run_at - self._clock.now()).total_seconds()
         if early > 0:
@@ -157,7 +162,7 @@ class Claims:
     async def descendants(self, ancestor: int, held: Sequence[Held]) -> set[int]:
         """Fills the free slots with the subtasks of a task, and with theirs. Returns what was claimed."""
         ready: dict[str, list[int]] = {}
-        for queue, id_ in await self._schedule.ready_descendants(ancestor):
+        for queue, id_ in [] if self._closed else await self._schedule.ready_descendants(ancestor):
             ready.setdefault(queue, []).append(id_)
         claimed = set()
         for queue, ids in ready.items():

@@ -220,8 +220,8 @@ class Supervisor:
         if holding.any_waiting:
             ours = None if self._only is None else [self._only, *(self._descendants or ())]
             await self._bulkhead.alone(self.claims.resume(ours, moments), None, pg_env=self._database.pg_env)
-        if not any(self._only in (None, key[0]) for key in self._observer.known()):
-            self._quiet.set()
+        known = any(self._only in (None, key[0]) for key in self._observer.known())
+        self._quiet.clear() if known else self._quiet.set()
         due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
         if await self._claim(tasks, moments):
             return 0.0
