@@ -26,6 +26,7 @@ from pathlib import Path
 import guards
 import guards_of_access
 import guards_of_archive
+import guards_of_client
 import guards_of_limits
 import guards_of_processes
 import guards_of_queues
@@ -43,6 +44,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_waits.GUARDS,
     *guards_of_archive.GUARDS,
     *guards_of_access.GUARDS,
+    *guards_of_client.GUARDS,
 )
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0
