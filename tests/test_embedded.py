@@ -106,7 +106,7 @@ def runs(state_dir: Path) -> bool:
 def run(program: str, state_dir: Path) -> str:
     """What a user that forks prints. It hangs no test: a lock that nobody gives back would be waited for for ever."""
     command = [sys.executable, "-c", BEGIN + program, str(state_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -173,7 +173,7 @@ async def test_a_user_in_another_process_keeps_it(state_dir: Path) -> None:
     other = another_user(state_dir)
     server.leave()
     assert await ask(server, "SELECT 1") == 1
-    other.communicate("", timeout=60)
+    other.communicate("", timeout=120)
     assert other.returncode == 0
     assert not runs(state_dir)
 
@@ -181,7 +181,7 @@ async def test_a_user_in_another_process_keeps_it(state_dir: Path) -> None:
 async def test_a_user_that_was_killed_counts_no_more(state_dir: Path) -> None:
     killed = another_user(state_dir)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=120)
     server = EmbeddedPostgres(state_dir)
     assert await ask(server, "SELECT 1") == 1
     server.join()
@@ -206,7 +206,7 @@ async def test_a_server_that_crashed_is_started_again(state_dir: Path) -> None:
     pid = int((state_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
     pidfd = os.pidfd_open(pid)
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    assert select.select([pidfd], [], [], 60)[0], "it does not end"
+    assert select.select([pidfd], [], [], 120)[0], "it does not end"
     os.close(pidfd)
     second = EmbeddedPostgres(state_dir)
     second.join()
@@ -244,7 +244,7 @@ async def test_users_with_different_folders_for_temporary_files_find_the_same_se
     try:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         other = another_user(folder)
-        other.communicate("", timeout=60)
+        other.communicate("", timeout=120)
         assert other.returncode == 0
         assert await ask(server, "SELECT 1") == 1
     finally:

@@ -39,7 +39,7 @@ def test_every_command_of_the_readme_does_what_it_shows(newcomer: dict[str, obje
     assert len(commands) > 5
     for place in commands:
         command, shown = CONSOLE[place][2:], CONSOLE[place + 1 : place + 2]
-        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, **newcomer)
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120, **newcomer)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         if shown and not shown[0].startswith("$ "):
             assert done.stdout.strip() == shown[0], command
@@ -50,6 +50,6 @@ def test_the_second_worker_of_the_readme_runs_too(newcomer: dict[str, object]) -
     assert worker
     Path(str(newcomer["cwd"]), "workers", "second.py").write_text(worker[1])
     done = subprocess.run(
-        ["damad", "queue", "second.py", "--wait"], capture_output=True, text=True, timeout=60, **newcomer
+        ["damad", "queue", "second.py", "--wait"], capture_output=True, text=True, timeout=120, **newcomer
     )
     assert (done.returncode, done.stdout) == (0, '{"greeting":"hello child"}\n'), done.stderr

@@ -62,13 +62,13 @@ class Copy:
         purelib = folder / "venv" / "lib" / Path(sysconfig.get_path("purelib")).parent.name / "site-packages"
         (purelib / "copy.pth").write_text(f"{self.folder}\n{sysconfig.get_path('purelib')}\n")
 
-    def test(self, tests: Sequence[str]) -> tuple[str, str]:
+    def test(self, tests: Sequence[str], *, patience: float = LONGEST) -> tuple[str, str]:
         """`green`, `red`, or what else became of the tests, and what they said."""
         command = [str(self.python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "first-failure"}
         try:
             done = subprocess.run(
-                command, cwd=self.folder, env=environment, timeout=LONGEST, capture_output=True, text=True
+                command, cwd=self.folder, env=environment, timeout=patience, capture_output=True, text=True
             )
         except subprocess.TimeoutExpired:
             return "endless", ""
@@ -104,7 +104,7 @@ def main(words: Sequence[str]) -> int:
     chosen = [guard for guard in GUARDS if not words or any(word in guard.name for word in words)]
     with tempfile.TemporaryDirectory(prefix="damad-mutants-") as folder:
         copy = Copy(Path(folder))
-        state, said = copy.test(sorted({test for guard in chosen for test in guard.tests}))
+        state, said = copy.test(sorted({test for guard in chosen for test in guard.tests}), patience=10 * LONGEST)
         print(f"{'all there':60} {state}", flush=True)
         if state != "green":
             print(said[-5000:])
