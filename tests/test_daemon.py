@@ -183,11 +183,13 @@ async def test_a_failure_is_retried_no_sooner_than_it_was_said(site: Site) -> No
     """
     outcome = await site.run(source, retry_delay="50ms")
     assert outcome.result == {"attempt": 3}
-    retries = [event for event in outcome.events if event.type == "dama/task:RETRY"]
-    claims = [event for event in outcome.events if event.type == "dama/task:CLAIMED"]
-    for retry, claim in zip(retries, claims[1:], strict=True):
-        assert claim.created_timestamp >= datetime.fromisoformat(retry.payload["run_at"])
-        assert datetime.fromisoformat(retry.payload["run_at"]) > retry.created_timestamp
+    starts, retries, claims = [
+        [event for event in outcome.events if event.type == f"dama/task:{kind}"]
+        for kind in ("STARTED", "RETRY", "CLAIMED")
+    ]
+    for start, retry, claim in zip(starts, retries, claims[1:], strict=False):
+        # Its delay counts from the failure, which the log may hear of late.
+        assert start.created_timestamp < datetime.fromisoformat(retry.payload["run_at"]) <= claim.created_timestamp
     assert [event.type.removeprefix("dama/task:") for event in outcome.events] == [
         ":INITIAL", *["CLAIMED", "STARTED", "ERROR", "RETRY"] * 2, "CLAIMED", "STARTED", ":FINAL",
     ]  # fmt: skip
