@@ -30,6 +30,7 @@ NOT_FOR_SCHEDULES: Final = {
     "idempotency_key": "a schedule makes a task for every tick; one key would make them all the same task",
     "singleton_key": "overlap says what becomes of a tick while an older one's task is open",
     "debounce": "it goes by the singleton_key",
+    "throttle": "it goes by the singleton_key",
     "parent_context_id": "the tasks of a schedule have no parent",
     "initial_event": "a schedule takes a payload",
 }

@@ -105,8 +105,9 @@ def new_task(
         recorded["defaults"] = from_queue
     if here.host_id is not None:
         recorded["dama_host_id"] = here.host_id
-    if "debounce" in recorded and "singleton_key" not in recorded:
-        raise InvalidInput("debounce goes by the singleton_key, and there is none", pointer=f"{pointer}/debounce")
+    for name in ("debounce", "throttle"):
+        if name in recorded and "singleton_key" not in recorded:
+            raise InvalidInput(f"{name} goes by the singleton_key, and there is none", pointer=f"{pointer}/{name}")
     initial = _initial(asked, pointer)
     check_meta(asked.meta, pointer=f"{pointer}/meta")
     meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}

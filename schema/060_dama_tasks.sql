@@ -57,5 +57,8 @@ CREATE INDEX IF NOT EXISTS dama_tasks_late_idx
 CREATE UNIQUE INDEX IF NOT EXISTS dama_tasks_singleton_key
   ON data_manager.dama_tasks (singleton_key)
   WHERE singleton_key IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');
+-- The last task of each singleton_key, whatever became of it: schema/209.
+CREATE INDEX IF NOT EXISTS dama_tasks_singleton_idx
+  ON data_manager.dama_tasks (singleton_key, initial_event_id) WHERE singleton_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS dama_tasks_scheduled_idx
   ON data_manager.dama_tasks (schedule) WHERE schedule IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');

@@ -50,5 +50,7 @@ CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
     WHEN NOT data_manager.is_start(settings -> 'start_by')                                THEN 'start_by'
     WHEN NOT data_manager.is_text(settings -> 'singleton_key')                            THEN 'singleton_key'
     WHEN NOT data_manager.is_duration(settings -> 'debounce')                             THEN 'debounce'
-    WHEN settings ->> 'debounce' IS NOT NULL AND settings ->> 'singleton_key' IS NULL     THEN 'singleton_key'
+    WHEN NOT data_manager.is_duration(settings -> 'throttle')                             THEN 'throttle'
+    WHEN (settings ->> 'debounce' IS NOT NULL OR settings ->> 'throttle' IS NOT NULL)
+      AND settings ->> 'singleton_key' IS NULL                                            THEN 'singleton_key'
   END;

@@ -98,7 +98,8 @@ CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
 -- An event_uuid or an idempotency_key that was seen before queues nothing and answers with the first one's id
 -- unless what was asked for differs: then it is refused.
 -- A singleton_key that an open task has queues nothing either, whatever was asked for, and answers with that one's id. With
--- debounce it is put off as well, while it waits for its time.
+-- debounce it is put off as well, while it waits for its time; and with throttle so does the key of a task that has ended, for
+-- so long after that was queued.
 -- Tasks that were not seen before are queued at once; where one may be the same as another, it goes one by one.
 -- created: the :INITIAL has the event_uuid that was given, so whoever asks made the task, perhaps the first time already.
 -- suppressed: the setting for whose sake the answer is another task.
@@ -151,9 +152,10 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
         seen := EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
       END IF;
 
-      IF NOT seen AND array_remove(alone, NULL) <> '{}' THEN
-        seen := EXISTS (SELECT FROM data_manager.dama_tasks t
-                          WHERE t.singleton_key = ANY (alone) AND t.state NOT IN ('done', 'failed', 'cancelled'));
+      IF array_remove(alone, NULL) <> '{}' THEN
+        seen := data_manager.hold_throttled(metas) OR seen;
+        seen := seen OR EXISTS (SELECT FROM data_manager.dama_tasks t
+                                  WHERE t.singleton_key = ANY (alone) AND t.state NOT IN ('done', 'failed', 'cancelled'));
       END IF;
 
       IF NOT seen THEN
@@ -174,6 +176,11 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
         IF created AND alone[i] IS NOT NULL THEN
           SELECT t.etl_context_id, 'singleton_key' INTO etl_context_id, suppressed FROM data_manager.dama_tasks t
             WHERE t.singleton_key = alone[i] AND t.state NOT IN ('done', 'failed', 'cancelled');
+          IF suppressed IS NULL THEN
+            etl_context_id := data_manager.throttled_by(
+              alone[i], data_manager.duration_seconds(metas[i] #>> '{__dama_task_manager__,throttle}'));
+            suppressed := CASE WHEN etl_context_id IS NOT NULL THEN 'throttle' END;
+          END IF;
         END IF;
 
         IF suppressed IS NOT NULL THEN

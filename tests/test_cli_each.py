@@ -100,6 +100,16 @@ async def test_who_asks_for_one_that_is_open_gets_its_id_and_is_told_why(site: S
     assert third.err == "damad: 1 of 1 not queued: a task with this singleton_key is open, and its id is the answer\n"
 
 
+async def test_who_asks_too_often_gets_the_id_of_the_last_one_and_is_told_why(site: Site) -> None:
+    words = ["queue", "ok.py", "--singleton-key", "t", "--throttle", "1h"]
+    first = await site.damad(*words)
+    await site.cancel(int(first.out))
+    again = await site.damad(*words)
+    assert (again.code, again.out) == (0, first.out)
+    why = "a task with this singleton_key was queued not so long ago, and its id is the answer"
+    assert again.err == f"damad: 1 of 1 not queued: {why}\n"
+
+
 async def test_run_takes_no_singleton_key_that_an_open_task_has(site: Site) -> None:
     id_ = (await site.damad("queue", "ok.py", "--singleton-key", "r")).out.strip()
     done = await site.damad("run", "ok.py", "--singleton-key", "r")

@@ -75,6 +75,17 @@ async def test_a_singleton_key_is_answered_with_the_open_task_and_says_so(house:
             assert response.headers["Location"].endswith(f"/contexts/{first['etl_context_id']}")
 
 
+async def test_a_throttled_task_is_answered_with_the_last_one_and_says_so(house: House) -> None:
+    task = {"worker": "hello.py", "singleton_key": "seldom", "throttle": "1h"}
+    async with house.post("/tasks", task) as response:
+        first = (await response.json())["etl_context_id"]
+    async with house.post(f"/contexts/{first}/events", {"type": ":FINAL"}) as response:
+        assert response.status == 201
+    async with house.post("/tasks", {**task, "payload": 1}) as response:
+        shown = {"etl_context_id": first, "created": False, "suppressed": "throttle"}
+        assert (response.status, await response.json()) == (200, shown)
+
+
 async def test_an_idempotency_key_with_another_body_is_refused(house: House) -> None:
     await house.new_task(idempotency_key="taken", payload=1)
     async with house.post("/tasks", {"worker": "hello.py", "idempotency_key": "taken", "payload": 2}) as response:
@@ -102,6 +113,7 @@ async def test_an_idempotency_key_with_another_body_is_refused(house: House) -> 
         ({"worker": "hello.py", "run_in": "cloud"}, "/run_in"),
         ({"worker": "hello.py", "idempotency_key": ""}, "/idempotency_key"),
         ({"worker": "hello.py", "debounce": "1h"}, "/debounce"),
+        ({"worker": "hello.py", "throttle": "1h"}, "/throttle"),
         ({"worker": "hello.py", "meta": []}, "/meta"),
         ({"worker": "hello.py", "parent_context_id": 0}, "/parent_context_id"),
         ({"worker": "hello.py", "parent_context_id": "1"}, "/parent_context_id"),

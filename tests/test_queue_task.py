@@ -68,6 +68,8 @@ async def test_it_is_queued_if_the_callers_transaction_commits(
         ("ok.py", {"singleton_key": 7}, "singleton_key"),
         ("ok.py", {"singleton_key": "k", "debounce": "2026-01-31T08:00:00Z"}, "debounce"),
         ("ok.py", {"debounce": "10s"}, "singleton_key"),
+        ("ok.py", {"singleton_key": "k", "throttle": "often"}, "throttle"),
+        ("ok.py", {"throttle": "10s"}, "singleton_key"),
     ],
 )
 async def test_what_does_not_fit_is_refused_by_name(

@@ -110,6 +110,7 @@ async def test_a_schedule_is_kept_as_it_was_given_and_says_when_it_ticks() -> No
         ({"meta": []}, "/meta"), ({"source_id": 0}, "/source_id"), ({"source_id": 99}, "/source_id"),
         ({"start_after": "5s"}, "/start_after"), ({"idempotency_key": "k"}, "/idempotency_key"),
         ({"singleton_key": "k"}, "/singleton_key"), ({"debounce": "1s"}, "/debounce"),
+        ({"throttle": "1s"}, "/throttle"),
         ({"parent_context_id": 1}, "/parent_context_id"), ({"initial_event": {}}, "/initial_event"),
         ({"retry_limit": -1}, "/retry_limit"), ({"queue": "No"}, "/queue"), ({"prioritaet": 1}, "/prioritaet"),
         ({"schedule": "x"}, "/schedule"), ({"tick": "x"}, "/tick"), ({"next_tick": None, "last": 1}, "/last"),

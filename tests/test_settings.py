@@ -100,6 +100,8 @@ def test_start_after_is_a_duration_or_a_time_with_an_offset(given_: Any, kept: A
         ("heartbeat", 0),
         ("heartbeat", "2026-01-31T08:00:00Z"),
         ("debounce", "0s"),
+        ("throttle", 0),
+        ("throttle", "2026-01-31T08:00:00Z"),
         ("debounce", "2026-01-31T08:00:00Z"),
         ("singleton_key", ""),
         ("singleton_key", "k" * 1025),
@@ -154,6 +156,7 @@ def test_without_a_worker_there_is_no_task() -> None:
         ("memory_limit", "1GB", 1_000_000_000),
         ("cpu_limit", "2m", 120.0),
         ("open_files", "100", 100),
+        ("throttle", "1d", 86400.0),
         ("singleton_key", "7", "7"),
         ("start_by", "2h", 7200.0),
         ("start_by", "2026-01-31T08:00:00+01:00", "2026-01-31T08:00:00+01:00"),
@@ -263,5 +266,6 @@ def test_the_original_calls_the_worker_worker_path() -> None:
 def test_the_contracts_settings_of_this_version_are_all_there() -> None:
     assert {
         "worker", "queue", "priority", "start_after", "retry_limit", "retry_delay", "retry_backoff", "retry_delay_max",
-        "expire_in", "start_by", "heartbeat", "idempotency_key", "singleton_key", "debounce", "work_dir", "run_in",
+        "expire_in", "start_by", "heartbeat", "idempotency_key", "singleton_key", "debounce", "throttle", "work_dir",
+        "run_in",
     } <= NAMES  # fmt: skip

@@ -39,6 +39,7 @@ TO_VERSION_5 = """
 DROP FUNCTION data_manager.room_of_key, data_manager.next_key_token_in, data_manager.key_tokens_at;
 DROP FUNCTION data_manager.turn_of;
 DROP TABLE data_manager.dama_key_tokens;
+DROP INDEX data_manager.dama_tasks_singleton_idx;
 ALTER TABLE data_manager.dama_queues DROP COLUMN key_rate, DROP COLUMN aging;
 INSERT INTO data_manager.dama_queues (name, rate) VALUES ('etl', '5/1m');
 UPDATE data_manager.damad_schema SET version = 5, checksum = 'older';

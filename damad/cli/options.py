@@ -78,6 +78,9 @@ class Settings:
     debounce: str | None = None
     "Starts so long after the last task with its singleton_key was asked for."
 
+    throttle: str | None = None
+    "For so long after a task with its singleton_key was queued, queues nothing and answers with that one."
+
     work_dir: str | None = None
     "The task's folder."
 

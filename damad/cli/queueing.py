@@ -18,6 +18,7 @@ _AT_A_TIME = 1000
 _NOT_QUEUED = {
     "singleton_key": "a task with this singleton_key is open, and its id is the answer",
     "debounce": "the task with this singleton_key had not begun, and was put off",
+    "throttle": "a task with this singleton_key was queued not so long ago, and its id is the answer",
 }
 _LOCK_TIMEOUT = 3.0
 """Seconds until cancel and retry give up on a context that somebody holds in an open transaction."""

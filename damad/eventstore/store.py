@@ -68,7 +68,7 @@ class _SentTask(NamedTuple):
 
 class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     """The context of a task. `created` is False where it was there before; `suppressed` is the setting that says so:
-    idempotency_key, singleton_key, or debounce where it was put off as well."""
+    idempotency_key, singleton_key, debounce where it was put off as well, or throttle where it may have ended."""
 
     etl_context_id: int
     created: bool

@@ -18,9 +18,9 @@ _LEAST: Final = {"concurrency": 0, "global_concurrency": 1, "key_concurrency": 1
 _RATES: Final = ("rate", "key_rate")
 _UNDER_ITS_ROW: Final = ("global_concurrency", "key_concurrency", *_RATES, "aging")
 """Where one of these is set, whoever claims from the queue holds its row: schema/222."""
-OF_ONE_TASK: Final = frozenset({"queue", "idempotency_key", "singleton_key", "debounce"})
+OF_ONE_TASK: Final = frozenset({"queue", "idempotency_key", "singleton_key", "debounce", "throttle"})
 TASK_SETTINGS: Final = settings.NAMES - OF_ONE_TASK - {"worker", "run_in"}
-"""The task settings that a queue may have for tasks that do not say. (`debounce` goes by the `singleton_key`.)"""
+"""The task settings that a queue may have for tasks that do not say. (What goes by the `singleton_key` is none.)"""
 
 
 class QueueFields(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from damad import units
 from damad.errors import InvalidInput
 from damad.model import shape
 
-DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce", "cpu_limit")
+DURATIONS = ("retry_delay", "retry_delay_max", "expire_in", "heartbeat", "debounce", "throttle", "cpu_limit")
 """The settings that are durations: numbers of seconds, and read as people write them."""
 SIZES = ("memory_limit",)
 """The settings that are numbers of bytes, and read as people write them."""
@@ -54,6 +54,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     concurrency_key: str | None = None
     singleton_key: str | None = None
     debounce: float | None = None
+    throttle: float | None = None
     work_dir: str | None = None
     run_in: str | None = None
     dama_host_id: str | None = None
@@ -153,7 +154,7 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
     if settings.run_in not in (None, "process", "daemon"):
         raise InvalidInput("run_in is process or daemon", pointer=f"{pointer}/run_in")
     _check_limits(settings, pointer)
-    for name in ("expire_in", "heartbeat", "debounce"):
+    for name in ("expire_in", "heartbeat", "debounce", "throttle"):
         if getattr(settings, name) == 0:
             raise InvalidInput(f"{name} is longer than 0", pointer=f"{pointer}/{name}")
     for name in _TEXTS:

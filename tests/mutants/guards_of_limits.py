@@ -9,6 +9,7 @@ LEFT_OUT = "              AND t.etl_context_id <> ALL (leave_out)\n"
 IN_TIME = "              AND (t.start_by IS NULL OR t.start_by > now)\n"
 
 SINGLETON = "tests/test_singleton_key.py"
+THROTTLE = "tests/test_throttle.py"
 START_BY = "tests/test_start_by.py"
 SNOOZE = "tests/test_snooze.py"
 RLIMITS = "tests/test_rlimits.py"
@@ -28,6 +29,20 @@ GUARDS = (
         "WHEN l.kind = 'REQUEUED' AND (",
         "WHEN false AND (",
         (f"{SINGLETON}::test_one_that_ended_is_not_retried_while_another_is_open",),
+    ),
+    Guard(
+        "who throttles a key comes one after another",
+        "schema/209_throttled.sql",
+        "        PERFORM pg_advisory_xact_lock(1684106612, locks[i]);\n",
+        "        NULL;\n",
+        (f"{THROTTLE}::test_of_two_who_ask_at_once_the_second_sees_the_first_ones_task_though_it_has_ended",),
+    ),
+    Guard(
+        "a throttle is over after its time, and not before",
+        "schema/209_throttled.sql",
+        "at > clock_timestamp() - make_interval(secs => seconds)",
+        "seconds IS NOT NULL",
+        (f"{THROTTLE}::test_the_last_one_counts_by_the_throttle_of_who_asks_whether_it_had_one_or_not",),
     ),
     Guard(
         "what is put off is held, and looked at then",
