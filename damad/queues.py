@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from damad import config, context
+from damad import config, context, workerfile
 from damad.errors import InvalidInput, NotFound
 from damad.eventstore import queues as stored_queues
 from damad.eventstore import serving
@@ -71,6 +71,8 @@ async def change(name: str, given: Mapping[str, Any], *, pointer: str = "") -> Q
         raise InvalidInput(f"queue {name[:80]!r} is no name: a-z, then a-z 0-9 _, at most 63", parameter="name")
     wanted = model.parse(given, pointer=pointer)
     await _check_limits_hold(name, wanted, pointer)
+    if (on_failure := wanted.settings.get("on_failure")) is not None:
+        workerfile.resolve(on_failure, context.current().here.worker_roots, pointer=f"{pointer}/on_failure")
     await stored_queues.change(context.current().store.database, name, wanted)
     return await get(name)
 

@@ -89,7 +89,10 @@ def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
 async def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
     new = new_task(asked, here, pointer=pointer)
-    await queues.check_limited((new.initial.meta or {})[SETTINGS_KEY], pointer=pointer)
+    recorded = (new.initial.meta or {})[SETTINGS_KEY]
+    if (on_failure := recorded.get("on_failure")) is not None:
+        workerfile.resolve(on_failure, here.worker_roots, pointer=f"{pointer}/on_failure")
+    await queues.check_limited(recorded, pointer=pointer)
     return new
 
 

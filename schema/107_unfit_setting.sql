@@ -49,6 +49,7 @@ CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
     WHEN NOT data_manager.is_start(settings -> 'start_after')                             THEN 'start_after'
     WHEN NOT data_manager.is_start(settings -> 'start_by')                                THEN 'start_by'
     WHEN NOT data_manager.is_text(settings -> 'singleton_key')                            THEN 'singleton_key'
+    WHEN NOT data_manager.is_text(settings -> 'on_failure')                               THEN 'on_failure'
     WHEN NOT data_manager.is_duration(settings -> 'debounce')                             THEN 'debounce'
     WHEN NOT data_manager.is_duration(settings -> 'throttle')                             THEN 'throttle'
     WHEN (settings ->> 'debounce' IS NOT NULL OR settings ->> 'throttle' IS NOT NULL)

@@ -210,14 +210,20 @@ CREATE OR REPLACE FUNCTION data_manager.judge_events(
           WHERE l.etl_context_id = j.id
             AND j.before IN ('claimed', 'running', 'cancelling', 'erred')
             AND j.after NOT IN ('claimed', 'running', 'cancelling', 'erred');
-        -- Who cancels a task cancels what it queued. Noted, for to write it would need the locks of all those contexts.
+        IF 'FAILED' = ANY (kinds) THEN
+          PERFORM data_manager.queue_on_failure(array_agg(j.id), array_agg(j.payload))
+            FROM unnest(etl_context_ids, kinds, payloads) AS j (id, kind, payload)
+            WHERE j.kind = 'FAILED';
+        END IF;
+        -- Who cancels a task cancels what it queued, and not what its failure did. Noted, for to write it would need the locks of all those contexts.
         IF 'CANCELLED' = ANY (kinds) THEN
           INSERT INTO data_manager.cancel_intents (etl_context_id)
             SELECT child.etl_context_id
               FROM unnest(etl_context_ids, kinds) AS j (id, kind)
                 JOIN data_manager.etl_contexts child ON child.parent_context_id = j.id
                 JOIN data_manager.dama_tasks t ON t.etl_context_id = child.etl_context_id
-              WHERE j.kind = 'CANCELLED' AND t.state NOT IN ('cancelling', 'done', 'failed', 'cancelled');
+              WHERE j.kind = 'CANCELLED' AND t.state NOT IN ('cancelling', 'done', 'failed', 'cancelled')
+                AND t.settings ->> 'on_failure_of' IS NULL;
         END IF;
       END IF;
 

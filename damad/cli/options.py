@@ -57,6 +57,9 @@ class Settings:
     heartbeat: str | None = None
     "How long its worker may be silent before it is stopped."
 
+    on_failure: str | None = None
+    "A worker that is queued with the error if the task fails for good."
+
     memory_limit: str | None = None
     "The most memory that each of its processes may have: 512MB."
 

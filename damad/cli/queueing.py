@@ -136,13 +136,16 @@ def request(worker: str, payload: str | None, settings: Settings) -> Any:
     meta = None if settings.meta is None else session.parse_json(settings.meta, "--meta")
     if meta is not None and not isinstance(meta, dict):
         raise InvalidInput("--meta is no JSON object")
+    texts = settings.given()
+    if "on_failure" in texts:
+        texts["on_failure"] = _as_given(texts["on_failure"])
     return tasks.TaskRequest(
         worker=_as_given(worker),
         payload=session.payload(payload),
         parent_context_id=session.reference(settings.parent_context_id, "parent_context_id"),
         source_id=session.reference(settings.source_id, "source_id"),
         meta=meta,
-        settings=task_settings.from_texts(settings.given()),
+        settings=task_settings.from_texts(texts),
     )
 
 

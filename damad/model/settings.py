@@ -22,7 +22,7 @@ SIZES = ("memory_limit",)
 LIMITS = ("memory_limit", "cpu_limit", "open_files")
 """The settings that the kernel keeps, for each process of a task."""
 _STARTS = ("start_after", "start_by")
-_TEXTS = ("worker", "idempotency_key", "singleton_key", "work_dir")
+_TEXTS = ("worker", "on_failure", "idempotency_key", "singleton_key", "work_dir")
 _INTEGERS = ("priority", "retry_limit", "open_files")
 _POSTGRES_INT = 2**31
 _LEAST_MEMORY, _FEWEST_FILES, _MOST_FILES = 64_000_000, 64, 2**20
@@ -47,6 +47,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     expire_in: float | None = None
     start_by: float | str | None = None
     heartbeat: float | None = None
+    on_failure: str | None = None
     memory_limit: int | None = None
     cpu_limit: float | None = None
     open_files: int | None = None

@@ -39,6 +39,14 @@ def main(initial_event):
 """
 )
 
+FAILS = (
+    EXCLUSIVE
+    + """
+def main(initial_event):
+    raise ValueError("no use")
+"""
+)
+
 HOLDS = (
     EXCLUSIVE
     + """
@@ -83,6 +91,8 @@ async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, act
     good, crashing, held, waiting = [
         await site.queue(site.worker(source), payload, retry_limit=50) for source in (GOOD, CRASHES_ONCE, HOLDS, WAITS)
     ]
+    told = site.worker("def main():\n    return {}\n")
+    failing = await site.queue(site.worker(FAILS), payload, retry_limit=0, on_failure=told)
     await something_happens(site, hit, good, crashing, held, waiting)
     await site.cancel(held)
     if name == "supervisor.killed" and action == "kill":
@@ -95,12 +105,15 @@ async def test_every_task_ends_right_after_a_death_at(site: Site, name: str, act
     await clean.start()
     ended = [(await site.ended(id_)).state for id_ in (good, crashing, held, waiting)]
     assert ended == ["done", "done", "cancelled", "done"]
+    assert (await site.ended(failing)).state == "failed"
+    (child,) = await site.store().tasks(parent_context_id=failing)
+    await site.ended(child.etl_context_id)
     await clean.quiet()
     runs = site.state_dir / "runs" / "local"
     await until(lambda: not list(runs.iterdir()), lambda: list(runs.iterdir()))
     assert await clean.stop() == 0
     await site.verified()
-    for id_ in (good, crashing, held, waiting):
+    for id_ in (good, crashing, held, waiting, failing):
         check(await site.events(id_))
     assert "running." not in "".join(await site.errors(good, crashing, waiting))
 

@@ -5,6 +5,7 @@ from guards import OWN, QUEUED, UNCANCELLED
 
 TASKS = "schema/060_dama_tasks.sql"
 LATE = "schema/225_fail_late.sql"
+FAILURE = "schema/215_queue_on_failure.sql"
 LEFT_OUT = "              AND t.etl_context_id <> ALL (leave_out)\n"
 IN_TIME = "              AND (t.start_by IS NULL OR t.start_by > now)\n"
 
@@ -156,6 +157,32 @@ GUARDS = (
         "            resource.setrlimit(which, (most, most))\n",
         "            pass\n",
         (f"{RLIMITS}::test_what_damad_needs_to_come_to_an_end_is_there_after_main",),
+    ),
+    *(
+        Guard(name, path, was, becomes, (f"tests/test_on_failure.py::{test}",))
+        for name, path, was, becomes, test in (
+            (
+                "what a failure queues queues nothing for its own",
+                FAILURE,
+                "jsonb_build_object('on_failure', NULL, 'on_failure_of'",
+                "jsonb_build_object('on_failure_of'",
+                "test_what_is_queued_for_a_failure_queues_nothing_if_it_fails",
+            ),
+            (
+                "no payload keeps its task from failing",
+                FAILURE,
+                "CASE WHEN data_manager.is_plain(",
+                "CASE WHEN true OR data_manager.is_plain(",
+                "test_a_payload_that_is_nested_too_deep_to_be_in_another_is_left_out",
+            ),
+            (
+                "what a failure queued is not cancelled with its task",
+                "schema/130_judge_events.sql",
+                "\n                AND t.settings ->> 'on_failure_of' IS NULL",
+                "",
+                "test_it_outlives_a_cancel_of_the_task_that_was_tried_again",
+            ),
+        )
     ),
     Guard(
         "what no_retry names is not retried",
