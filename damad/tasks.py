@@ -210,11 +210,13 @@ async def count(which: Ended) -> int:
     return sum([len(some) async for some in ended.ids(context.current().store.database, which)])
 
 
-def check_retryable(which: Ended) -> None:
+def check_retryable(states: Sequence[str]) -> None:
     """Raises InvalidInput for a state in which no task is retried."""
-    for state in which.states:
+    for state in states:
         if state not in ("failed", "cancelled"):
-            raise InvalidInput(f"{state!r} is neither failed nor cancelled; no other task is retried", pointer="/state")
+            raise InvalidInput(
+                f"{state[:80]!r} is neither failed nor cancelled; no other task is retried", pointer="/state"
+            )
 
 
 async def retry_all(which: Ended) -> Redriven:
@@ -222,7 +224,7 @@ async def retry_all(which: Ended) -> Redriven:
 
     Raises InvalidInput for a state in which no task is retried, and Unavailable: what was queued by then is.
     """
-    check_retryable(which)
+    check_retryable(which.states)
     database = context.current().store.database
     await intents.forget_cancels(database)
     matched, refused = 0, dict[int, str]()

@@ -112,6 +112,7 @@ async def test_a_task_may_have_every_setting_and_nothing_else(house: House) -> N
         ("POST", "/v1/{pg_env}/contexts/{id}/cancel", None, 202),
         ("GET", "/v1/{pg_env}/contexts/{id}/final?timeout=0", None, 200),
         ("POST", "/v1/{pg_env}/contexts/{id}/retry", None, 202),
+        ("POST", "/v1/{pg_env}/tasks/retry", {"state": ["failed"], "dry_run": True}, 200),
         ("POST", "/v1/{pg_env}/schedules", {"name": "s", "cron": "@daily", "worker": "hello.py", "jitter": "1m"}, 201),
         ("POST", "/v1/{pg_env}/schedules", {"name": "t", "cron": "@daily"}, 422),
         ("GET", "/v1/{pg_env}/schedules", None, 200),

@@ -36,6 +36,7 @@ async def test_without_postgres_all_is_503_with_retry_after_and_then_all_is_as_b
     requests: list[tuple[str, str, Any]] = [
         ("GET", "/tasks", None),
         ("POST", "/tasks", {"worker": "hello.py"}),
+        ("POST", "/tasks/retry", {"state": ["failed"]}),
         ("POST", "/contexts", {}),
         ("GET", f"/contexts/{task}", None),
         ("GET", f"/contexts/{task}/tree", None),

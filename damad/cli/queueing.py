@@ -208,7 +208,7 @@ async def _retry_all(
     from damad.eventstore.ended import Ended
 
     which = Ended(states=states, queue=queue, error=error)
-    tasks.check_retryable(which)
+    tasks.check_retryable(which.states)
     async with session.opened(where, lock_timeout=_LOCK_TIMEOUT):
         matched = await tasks.count(which)
         print(f"{matched} tasks match", file=sys.stderr)

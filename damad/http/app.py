@@ -36,6 +36,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     (hdrs.METH_GET, "/contexts/{id}/events", events.read_events),
     (hdrs.METH_POST, "/tasks", tasks.queue_tasks),
     (hdrs.METH_GET, "/tasks", tasks.list_tasks),
+    (hdrs.METH_POST, "/tasks/retry", tasks.retry_tasks),
     (hdrs.METH_GET, "/events", feed.read_feed),
     (hdrs.METH_POST, "/contexts", contexts.create_context),
     (hdrs.METH_GET, "/contexts/{id}", contexts.read_state),

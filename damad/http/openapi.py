@@ -35,13 +35,14 @@ from damad.model.settings import DURATIONS, SIZES, TaskSettings
 from damad.model.ticks import MISSED, OVERLAPS, Schedule
 from damad.queues import QueueState
 from damad.schedules import NOT_FOR_SCHEDULES, ScheduleFields, Tick
+from damad.tasks import Redriven
 from damad.tokens import ROLES
 
 _REF: Final = "#/components/schemas/{name}"
 _STRUCTS: Final = (
     RecordedEvent, State, TaskState, Queued, events.EventFields, contexts.ContextFields, tasks.TaskFields, TaskSettings,
     QueueFields, QueueState, ScheduleFields, schedules.NewSchedule, schedules.RangeFields, Schedule, Tick,
-    problems.Problem,
+    problems.Problem, tasks.RetryFields, Redriven,
 )  # fmt: skip
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _NAMED: Final = re.compile(r"^(?:GET|POST|PATCH|PUT|DELETE)[^:]*: ")
@@ -132,6 +133,7 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
     tasks.list_tasks: Operation(query=tasks.TaskQuery, answers={200: _page(_ref(TaskState))}),
     tasks.cancel_task: Operation(answers={202: _STATE}),
     tasks.retry_task: Operation(answers={202: _STATE}),
+    tasks.retry_tasks: Operation(body=_ref(tasks.RetryFields), answers={200: _ref(Redriven)}),
     contexts.create_context: Operation(body=_ref(contexts.ContextFields), answers={201: _object(etl_context_id=_ID)}),
     contexts.read_state: Operation(answers={200: _STATE}),
     contexts.read_tree: Operation(answers={200: _array(_STATE)}),

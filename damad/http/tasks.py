@@ -1,15 +1,18 @@
 """POST and GET /tasks; /cancel and /retry of one."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
 
 from damad import context, tasks
 from damad.errors import InvalidInput
+from damad.eventstore.ended import Ended
 from damad.http import conditions, cursors, wire
 from damad.model.lifecycle import TASK_STATES
 from damad.model.shape import fit
+
+_RETRYABLE: Final = "^(failed|cancelled)$"
 
 
 class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +34,16 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
     parent: wire.Id | None = None
     limit: wire.Limit = 100
     cursor: str | None = None
+
+
+class RetryFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tasks are to be queued again: those in one of these states, and of them those of a queue, and those whose
+    last error has this text in its message. `dry_run`: only count them."""
+
+    state: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=_RETRYABLE)], ...], msgspec.Meta(min_length=1)]
+    queue: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    error: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
+    dry_run: bool = False
 
 
 async def queue_tasks(request: web.Request) -> web.Response:
@@ -80,6 +93,22 @@ async def retry_task(request: web.Request) -> web.Response:
     id_ = wire.context_id(request)
     await wire.read_nothing(request)
     return wire.answer(await tasks.retry(id_), status=202)
+
+
+async def retry_tasks(request: web.Request) -> web.Response:
+    """POST /tasks/retry: queues all failed or cancelled tasks that match again, or says how many they are.
+
+    They are queued a thousand in a transaction; one that cannot be, and is named with the reason, keeps no other.
+    """
+    wire.query(request, wire.NoQuery)
+    asked = await wire.read_json(request)
+    if isinstance(asked, dict) and isinstance(asked.get("state"), list):
+        tasks.check_retryable([state for state in asked["state"] if isinstance(state, str)])
+    which = fit(asked, RetryFields)
+    ended = Ended(states=which.state, queue=which.queue, error=which.error)
+    if which.dry_run:
+        return wire.answer(tasks.Redriven(await tasks.count(ended), 0, {}))
+    return wire.answer(await tasks.retry_all(ended))
 
 
 def _task_request(item: Any, pointer: str) -> tasks.TaskRequest:
