@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from damad import config, processes, statefolder
+from damad import config, processes, schedules, statefolder
 from damad.context import EtlContext
 from damad.errors import DamadError
 from damad.eventstore import listener
@@ -34,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True):
 async def examine(ambient: EtlContext, settings: config.Config) -> list[Finding]:
     """Looks at everything; what cannot be looked at is a finding too."""
     looks: list[Callable[[EtlContext, config.Config], Awaitable[Finding]]] = [
-        _server, _schema, _clock, _listener, _leases, _daemon, _folders, _runs, _roots
+        _server, _schema, _clock, _listener, _leases, _daemon, _folders, _runs, _roots, _schedules
     ]  # fmt: skip
     findings = []
     for look in looks:
@@ -149,6 +149,18 @@ async def _roots(_ambient: EtlContext, settings: config.Config) -> Finding:
     if open_:
         return Finding("worker roots", False, f"others can write {_listed(open_[:5])}", f"chmod o-w {open_[0]}")
     return Finding("worker roots", True, _listed(settings.worker_roots))
+
+
+async def _schedules(_ambient: EtlContext, _settings: config.Config) -> Finding:
+    """Schedules that plain SQL wrote and that make no task."""
+    found = [read.schedule for read in await schedules.page()]
+    wrong = {schedule.name: why for schedule in found if (why := schedules.fault(schedule))}
+    if not wrong:
+        return Finding("schedules", True, f"{len(found)}, each of which can tick")
+    detail = "; ".join(f"{name} makes no task: {why}" for name, why in wrong.items())
+    name = next(iter(wrong))
+    advice = f"mend it with PATCH /schedules/{name}, or `damad schedules remove {name}` and add it again"
+    return Finding("schedules", False, detail, advice)
 
 
 def _others_write(path: Path) -> bool:

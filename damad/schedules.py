@@ -20,8 +20,8 @@ from damad.model.event import check_meta
 from damad.model.ticks import MISSED, MOST, OVERLAPS, Schedule
 
 __all__ = [
-    "add", "backfill", "change", "get", "next_runs", "page", "pause", "queue_ticks", "remove", "resume", "shown",
-    "trigger",
+    "add", "backfill", "change", "check", "fault", "get", "next_runs", "page", "pause", "queue_ticks", "remove",
+    "resume", "shown", "trigger", "with_runs",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -63,9 +63,38 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 def shown(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as everybody sees it (contract, section 5): its task settings stand beside its fields."""
+    """A schedule as everybody sees it (contract, section 5): its task settings stand beside its fields.
+
+    error: what of it does not fit, None where all does.
+    """
     plain = {name: getattr(schedule, name) for name in Schedule.__struct_fields__ if name != "settings"}
-    return {**plain, **schedule.settings}
+    own = schedule.settings if isinstance(schedule.settings, dict) else {}
+    return {**plain, **own, "error": fault(schedule)}
+
+
+def with_runs(read: Read, count: int) -> dict[str, Any]:
+    """The same with its next ticks: none where it has an error. Raises InvalidInput for too many."""
+    described = shown(read.schedule)
+    return {**described, "next_runs": next_runs(read, 0 if described["error"] else count)}
+
+
+def check(schedule: Schedule) -> None:
+    """Raises InvalidInput where plain SQL wrote what `add` would have refused: such a schedule makes no task."""
+    try:
+        _checked(_given(schedule), new_worker=False)
+    except InvalidInput as wrong:
+        field = (wrong.pointer or "").lstrip("/")
+        text = str(wrong) if field in str(wrong) else f"{field}: {wrong}"
+        raise InvalidInput(text, pointer=wrong.pointer) from None
+
+
+def fault(schedule: Schedule) -> str | None:
+    """What `check` says of a schedule, None where it is well."""
+    try:
+        check(schedule)
+    except InvalidInput as wrong:
+        return str(wrong)
+    return None
 
 
 async def add(name: str, /, **given: Any) -> Read:
@@ -93,8 +122,7 @@ async def change(name: str, /, **given: Any) -> Read:
         raise InvalidInput("a schedule keeps its name", pointer="/name")
     async with events.transaction() as connection:
         was, at = await _schedules().lock(_known(name), on=connection)
-        known = {field: getattr(was, field) for field in ScheduleFields.__struct_fields__}
-        fields, task_settings = _checked({**known, **was.settings, **given}, new_worker="worker" in given)
+        fields, task_settings = _checked({**_given(was), **given}, new_worker="worker" in given)
         next_tick = was.next_tick
         if (fields.cron, fields.zone) != (was.cron, was.zone) or (was.paused and not fields.paused):
             next_tick = next(calendar.parse(fields.cron, fields.zone).after(at), None)
@@ -117,10 +145,11 @@ async def page(*, after: str | None = None, limit: int | None = None) -> list[Re
 
 
 def next_runs(read: Read, count: int) -> list[datetime]:
-    """The next ticks of a schedule, as if it were not paused. Raises InvalidInput for too many."""
+    """The next ticks of a schedule, as if it were not paused. Raises InvalidInput for too many, and where it has none
+    for what plain SQL wrote."""
     if not 0 <= count <= _MOST_RUNS:
         raise InvalidInput(f"{count} is no number of runs from 0 to {_MOST_RUNS}", parameter="next")
-    return read.schedule.calendar.following(read.at, count)
+    return read.schedule.calendar.following(read.at, count) if count else []
 
 
 async def pause(name: str) -> Read:
@@ -134,8 +163,12 @@ async def resume(name: str) -> Read:
 
 
 async def trigger(name: str) -> Queued:
-    """Queues a task of a schedule now, paused or not, whatever else of it runs. Raises NotFound, InvalidWorker."""
+    """Queues a task of a schedule now, paused or not, whatever else of it runs.
+
+    Raises NotFound, InvalidWorker, and InvalidInput as `check` does.
+    """
     schedule = (await get(name)).schedule
+    check(schedule)
     workerfile.resolve(schedule.worker, context.current().here.worker_roots, pointer="/worker")
     new = tasks.new_task(_request(schedule), context.current().here, marks={"schedule": name})
     return (await context.current().store.queue([new]))[0]
@@ -151,6 +184,7 @@ async def backfill(name: str, begin: datetime, end: datetime) -> list[Tick]:
             raise InvalidInput(f"{field} is a time with an offset, in a year like ours", pointer=f"/{field}")
     async with events.transaction() as connection:
         schedule, at = await _schedules().lock(_known(name), on=connection)
+        check(schedule)
         if not begin <= end <= at:
             raise InvalidInput("a range goes from a time to a later one, which is over", pointer="/until")
         ticks = schedule.calendar.within(begin - timedelta(microseconds=1), end, at_most=MOST + 1)
@@ -194,6 +228,13 @@ def _task_of(schedule: Schedule, tick: datetime) -> NewTask:
 def _request(schedule: Schedule) -> tasks.TaskRequest:
     passed_on = {name: getattr(schedule, name) for name in _PASSED_ON}
     return tasks.TaskRequest(**passed_on, settings=schedule.settings)
+
+
+def _given(schedule: Schedule) -> dict[str, Any]:
+    """All that a schedule was given, as `add` takes it."""
+    if not isinstance(schedule.settings, dict):
+        raise InvalidInput("the settings of a schedule are a JSON object", pointer="/settings")
+    return {**{field: getattr(schedule, field) for field in ScheduleFields.__struct_fields__}, **schedule.settings}
 
 
 def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[ScheduleFields, dict[str, Any]]:

@@ -107,3 +107,14 @@ async def test_a_name_that_is_taken_and_a_number_of_runs_that_is_none_are_refuse
     later = ("--from", "2026-01-01T00:00:00Z", "--until", "2999-01-01T00:00:00Z")
     await refused(site, "schedules", "backfill", "taken", *later, says=("over",))
     await site.damad("schedules", "remove", "taken")
+
+
+async def test_one_that_plain_sql_wrote_wrong_is_listed_with_what_is_wrong(site: Site) -> None:
+    async with site.store().database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO data_manager.dama_schedules (name, cron, worker) VALUES ('wrong', 'x', 'ok.py')"
+        )
+    listed = await site.damad("schedules")
+    assert listed.code == 0 and "cron 'x'" in listed.out
+    await refused(site, "schedules", "next", "wrong")
+    assert (await site.damad("schedules", "remove", "wrong")).code == 0

@@ -31,7 +31,8 @@ async def found(here: Here, settings: Config) -> dict[str, Finding]:
 async def test_where_all_is_well_it_says_so(here: Here, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LISTENER_TIMEOUT", 60.0)
     findings = await found(here, settings)
-    around = ["server", "schema", "clock", "listener", "leases", "daemon", "folders", "runs", "worker roots"]
+    around = ["server", "schema", "clock", "listener", "leases", "daemon", "folders", "runs", "worker roots",
+              "schedules"]  # fmt: skip
     assert list(findings) == around
     assert all(finding.well and finding.advice is None for finding in findings.values()), findings
 
@@ -125,3 +126,15 @@ async def test_a_postgres_that_is_away_is_a_finding_and_no_traceback(here: Here,
         findings = {finding.what: finding for finding in await examine(away, settings)}
     assert not findings["server"].well and "Postgres is away" in findings["server"].detail
     assert findings["worker roots"].well
+
+
+async def test_a_schedule_that_plain_sql_wrote_wrong_is_named(here: Here, settings: Config, database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO data_manager.dama_schedules (name, cron, worker) VALUES ('right', '@daily', 'ok.py'), "
+            "('wrong', 'every tuesday', 'ok.py')"
+        )
+    schedules = (await found(here, settings))["schedules"]
+    assert not schedules.well
+    assert schedules.detail.startswith("wrong makes no task: cron 'every tuesday'") and "right" not in schedules.detail
+    assert "damad schedules remove wrong" in str(schedules.advice)

@@ -179,3 +179,23 @@ async def test_a_schedule_that_is_not_there_is_not_found_whatever_its_name_looks
         assert response.status == 404
     async with house.ask("PATCH", f"/schedules/{name}", json={"paused": True}) as response:
         assert response.status == 404
+
+
+async def test_one_that_plain_sql_wrote_wrong_is_shown_with_its_error_and_keeps_no_other_from_being_shown(
+    house: House,
+) -> None:
+    await add(house, name="right")
+    async with house.database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO data_manager.dama_schedules (name, cron, zone, worker) VALUES ('wrong', 'x', 'y', 'hello.py')"
+        )
+    async with house.get("/schedules?limit=1000") as response:
+        assert response.status == 200
+        errors = {item["name"]: item["error"] for item in (await response.json())["items"]}
+    assert errors["right"] is None
+    async with house.get("/schedules/wrong") as response:
+        read = await response.json()
+        assert (response.status, read["next_runs"]) == (200, [])
+    assert read["error"] == errors["wrong"] == "'y' is no IANA time zone, like Europe/Berlin"
+    async with house.ask("DELETE", "/schedules/wrong") as response:
+        assert response.status == 204

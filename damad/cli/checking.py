@@ -50,7 +50,7 @@ async def _rebuild(json: bool, where: Where) -> int:
 
 
 def doctor(*, json: Json = False, where: Where | None = None) -> int:
-    """Look at server, schema, clock, listener, leases, runs and worker roots. Exit code 1 if something is not well."""
+    """Look at server, schema, clock, listener, leases, runs, worker roots, schedules. Exit code 1 if one is unwell."""
     from damad.cli import session
 
     return session.go(_doctor(json, where or Where()))

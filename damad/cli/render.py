@@ -16,6 +16,7 @@ from damad.eventstore.schedules import Read
 from damad.eventstore.store import State, TaskState
 from damad.model.event import RecordedEvent
 from damad.queues import QueueState
+from damad.schedules import fault
 
 _COLOURS: Final = {
     "done": "green", "failed": "red", "error": "red", "cancelled": "magenta", "cancelling": "magenta",
@@ -103,6 +104,8 @@ def schedules(found: Sequence[Read]) -> None:
     for schedule, _ in found:
         coming = "–" if schedule.next_tick is None else f"{schedule.next_tick.astimezone():%Y-%m-%d %H:%M:%S}"
         shown = Text("paused", style="yellow") if schedule.paused else Text(coming)
+        if wrong := fault(schedule):
+            shown = Text(wrong, style="red")
         table.add_row(schedule.name, schedule.cron, schedule.zone, shown, schedule.worker)
     _print(table if found else "no schedules")
 

@@ -256,7 +256,7 @@ def _said(read: Any, json: bool) -> None:
 
     schedule = read.schedule
     if json:
-        render.as_json({**core.shown(schedule), "next_runs": core.next_runs(read, 5)})
+        render.as_json(core.with_runs(read, 5))
         return
     runs = core.next_runs(read, 1)
     when = "paused" if schedule.paused else f"next at {runs[0].isoformat()}" if runs else "never again"

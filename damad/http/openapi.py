@@ -275,7 +275,8 @@ def _complete_schedules(schemas: dict[str, Any], settings: Mapping[str, Any]) ->
     new["additionalProperties"] = fields["additionalProperties"] = False
     del shown["properties"]["settings"]
     shown["properties"] |= others | {"next_runs": _array({"type": "string", "format": "date-time"})}
-    shown["required"].remove("settings")
+    shown["properties"]["error"] = _either({"type": "string"}, null)
+    shown["required"] = [*(name for name in shown["required"] if name != "settings"), "error"]
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """/schedules: adding, changing and removing them, when they tick, and triggering one."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
 
 from damad import schedules
 from damad.errors import InvalidInput
-from damad.eventstore.schedules import Read
 from damad.http import cursors, wire
 from damad.model.shape import fit
+
+_RUNS: Final = 5
+"""Next runs that are shown unless it is said how many."""
 
 
 class NewSchedule(msgspec.Struct, frozen=True):
@@ -29,7 +31,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
 class ScheduleQuery(msgspec.Struct, frozen=True, kw_only=True):
     """How many of its next runs to show."""
 
-    next: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    next: Annotated[int, msgspec.Meta(ge=0, le=1000)] = _RUNS
 
 
 class RangeFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"begin": "from"}):
@@ -54,20 +56,20 @@ async def add_schedule(request: web.Request) -> web.Response:
     name = fit(given, NewSchedule).name
     read = await schedules.add(name, **{field: value for field, value in given.items() if field != "name"})
     location = f"/v1/{request.match_info['pg_env']}/schedules/{name}"
-    return wire.answer(_shown(read), status=201, headers={"Location": location})
+    return wire.answer(schedules.with_runs(read, _RUNS), status=201, headers={"Location": location})
 
 
 async def read_schedule(request: web.Request) -> web.Response:
     """GET /schedules/{name}: a schedule and its next runs."""
     asked = wire.query(request, ScheduleQuery)
-    return wire.answer(_shown(await schedules.get(_name(request)), asked.next))
+    return wire.answer(schedules.with_runs(await schedules.get(_name(request)), asked.next))
 
 
 async def change_schedule(request: web.Request) -> web.Response:
     """PATCH /schedules/{name}: what is given in place of what it had."""
     wire.query(request, wire.NoQuery)
     given = _object(await wire.read_json(request))
-    return wire.answer(_shown(await schedules.change(_name(request), **given)))
+    return wire.answer(schedules.with_runs(await schedules.change(_name(request), **given), _RUNS))
 
 
 async def remove_schedule(request: web.Request) -> web.Response:
@@ -92,10 +94,6 @@ async def backfill_schedule(request: web.Request) -> web.Response:
     wire.query(request, wire.NoQuery)
     asked = fit(await wire.read_json(request), RangeFields)
     return wire.answer(await schedules.backfill(_name(request), asked.begin, asked.until), status=201)
-
-
-def _shown(read: Read, runs: int = 5) -> dict[str, Any]:
-    return {**schedules.shown(read.schedule), "next_runs": schedules.next_runs(read, runs)}
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from damad.errors import BrokenLog, Unavailable
+from damad.errors import BrokenLog, InvalidInput, Unavailable
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -23,7 +23,7 @@ class Bulkhead:
             result = await work
         except Unavailable:
             raise
-        except BrokenLog as error:
+        except (BrokenLog, InvalidInput) as error:  # what somebody wrote by hand
             if self._is_news(error, about):
                 log.error("left alone until it is mended", **about, reason=str(error))
             return otherwise

@@ -77,13 +77,17 @@ class Ticks:
         return min(pauses), waiting
 
     async def _take(self, name: str, since: datetime) -> bool:
-        """Takes the ticks of one schedule that are due, unless another daemon is at it. Always True."""
+        """Takes the ticks of one schedule that are due, unless another daemon is at it. Always True.
+
+        Raises InvalidInput for one that plain SQL wrote and that is none.
+        """
         more = True
         while more:
             async with events.transaction() as connection:
                 read = await self._schedules.lock_due(name, on=connection)
                 if read is None:
                     return True
+                schedules.check(read.schedule)
                 runs = await self._schedules.open_runs(name, on=connection)
                 plan = ticks.plan(read.schedule, now=read.at, since=since, busy=bool(runs))
                 await schedules.queue_ticks(read.schedule, plan.start, on=connection)

@@ -89,4 +89,11 @@ GUARDS = (
         'case "cancelling" if False:',
         ("tests/test_decisions.py::test_one_that_is_to_be_terminated_is_killed_at_once",),
     ),
+    Guard(
+        "a schedule that plain SQL wrote wrong makes no task",
+        "damad/scheduler/ticks.py",
+        "                schedules.check(read.schedule)\n",
+        "",
+        ("tests/test_schedules_by_hand.py::test_a_daemon_takes_the_ticks_of_the_others_and_says_what_is_wrong_once",),
+    ),
 )
