@@ -6,19 +6,21 @@ what is archived once more, or put back while it is there, is the same again.
 """
 
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import os
 import secrets
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from damad import context
+from damad import context, failpoints
 from damad.errors import ConfigError, InvalidInput
 from damad.eventstore import removal
 from damad.eventstore.removal import Snapshot, Which
@@ -27,6 +29,8 @@ FORMAT: Final = 1
 _LINES: Final = 500
 _BYTES: Final = 4_000_000
 """Lines that are put back together, and after so many bytes no further one."""
+_DRAFT: Final = "*-*T*Z-*.jsonl.part"
+"""What an archive is called while it is written."""
 
 
 class Archived(msgspec.Struct, frozen=True):
@@ -82,6 +86,7 @@ async def archive(which: Which, *, to: Path, dry_run: bool = False) -> Archived:
             file = await _write(seen, found, to, ambient.pg_env)
         except OSError as error:
             raise ConfigError(f"the archive cannot be written to {to}: {error.strerror or error}") from None
+    failpoints.hit("archive.written")
     removed = await removal.remove(database, found)
     return Archived(len(found.ids), found.events, str(file), removed)
 
@@ -107,17 +112,21 @@ async def import_(file: Path) -> Imported:
 async def _write(seen: Snapshot, found: removal.Archivable, to: Path, pg_env: str) -> Path:
     """Written beside, synced and then renamed: under its name there is a whole archive or none."""
     to.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _drop_torn(to)
     now = datetime.now(UTC)
     file = to / f"{pg_env}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.jsonl.gz"
     draft = file.with_suffix(".part")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as raw:
+            fcntl.flock(raw, fcntl.LOCK_EX)
             with gzip.GzipFile(fileobj=raw, mode="wb", filename="", compresslevel=6) as packed:
                 sum_ = hashlib.sha256()
                 head = {"damad_archive": FORMAT, "pg_env": pg_env, "at": now.isoformat()}
                 _put(packed, sum_, msgspec.json.encode(head))
                 async for line in seen.lines(found):
                     _put(packed, sum_, line.encode())
+                raw.flush()
+                failpoints.hit("archive.writing")
                 packed.write(msgspec.json.encode(_Seal(sum_.hexdigest(), len(found.ids), found.events)) + b"\n")
             raw.flush()
             await asyncio.to_thread(os.fsync, raw.fileno())
@@ -126,6 +135,14 @@ async def _write(seen: Snapshot, found: removal.Archivable, to: Path, pg_env: st
         draft.unlink(missing_ok=True)
     _sync_folder(to)
     return file
+
+
+def _drop_torn(folder: Path) -> None:
+    """Removes what others left behind that died while they wrote: it is no archive, and nothing was removed for it."""
+    for draft in folder.glob(_DRAFT):
+        with suppress(OSError), draft.open("rb") as file:  # BlockingIOError: somebody is at it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
 
 
 def _put(packed: gzip.GzipFile, sum_: Any, line: bytes) -> None:

@@ -21,6 +21,10 @@ NAMES: Final = (
     "supervisor.resumed",  # a wait is over and its task queued again, nothing is claimed
     "ticks.queued",  # the tasks of a schedule's ticks are queued, nothing is committed
     "ticks.taken",  # that is committed, and nothing is said of it
+    "archive.writing",  # half of an archive is written, under no name that counts
+    "archive.written",  # an archive is on the disk, nothing is removed
+    "archive.removed",  # some of its trees are removed, and not the others
+    "archive.restored",  # what an archive holds is put back, nothing is committed
     "parent.begun",  # the parent lives, nothing is forked
     "parent.forked",  # the worker's process waits, nothing is on record
     "parent.recorded",  # it is on record who runs, the worker's process has not begun

@@ -71,7 +71,10 @@ class Feed:
         if cursor is None:
             cursor = Cursor(now["system_id"], now["timeline"], None, None, 0)
         if (cursor.system_id, cursor.timeline) != (now["system_id"], now["timeline"]) or not now["knows"]:
-            raise CursorGone("the cursor is of another cluster, or of a past that was restored over; begin again")
+            raise CursorGone(
+                "the cursor is of another cluster, of a past that was restored over, or what it saw last was archived; "
+                "begin again"
+            )
         showing = cursor.showing or Sight(now["snapshot"], now["last"], now["event_uuid"])
         cursor = msgspec.structs.replace(cursor, showing=showing)
         if cursor.shown is None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from damad import failpoints
 from damad.errors import Conflict
 from damad.eventstore.folding import fold, some_at_a_time
 from damad.eventstore.pools import Database
@@ -95,6 +96,7 @@ async def remove(database: Database, found: Archivable) -> int:
         while last < len(found.ids) and found.roots[last] == found.roots[last - 1]:
             last += 1
         removed += len(await database.fetch("remove_contexts", found.ids[first:last], found.versions[first:last]))
+        failpoints.hit("archive.removed")
         first = last
     return removed
 
@@ -171,6 +173,7 @@ async def restoring(database: Database) -> AsyncIterator[Restoring]:
                 going = Restoring(connection)
                 yield going
                 await going.conclude()
+                failpoints.hit("archive.restored")
 
 
 def _array(lines: Any) -> str:

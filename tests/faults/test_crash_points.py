@@ -68,8 +68,8 @@ async def main(initial_event):
 )
 
 
-OF_TASKS = [name for name in failpoints.NAMES if not name.startswith("ticks.")]
-"""The places that a task passes. Those of schedules: tests/test_schedules_daemon.py."""
+OF_TASKS = [name for name in failpoints.NAMES if not name.startswith(("ticks.", "archive."))]
+"""The places that a task passes. The others: tests/test_schedules_daemon.py, tests/test_archive_crashes.py."""
 ALONE = [name for name in failpoints.NAMES if name.startswith(("parent.", "runner.")) or "launch" in name]
 """The places that a process passes which no fork server has forked."""
 

@@ -20,4 +20,25 @@ GUARDS = (
         "",
         (f"{ARCHIVE}::test_the_function_leaves_an_open_tree_alone_whatever_it_is_given",),
     ),
+    Guard(
+        "what was not archived stays, with its tree",
+        REMOVES,
+        "                 AND s.version = g.version\n",
+        "",
+        ("tests/test_archive_crashes.py::test_a_tree_that_changes_after_it_was_archived_stays",),
+    ),
+    Guard(
+        "the tree of the newest event stays",
+        REMOVES,
+        "\n                 AND s.latest_event_id < (SELECT max(e.event_id) FROM data_manager.event_store e)",
+        "",
+        ("tests/test_archive_feed.py::test_the_tree_of_the_newest_event_stays_until_another_one_is_newer",),
+    ),
+    Guard(
+        "an archive that is being written is nobody's to clear away",
+        "damad/archive.py",
+        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "",
+        ("tests/test_archive_crashes.py::test_what_another_writes_just_now_is_not_taken_for_torn",),
+    ),
 )
