@@ -41,6 +41,31 @@ TIDY = """
             events.dispatch_sync({"type": ":TIDIED"})
 """
 
+POSTGRES_LOOKS = """
+CREATE TABLE public.looked_at (pid integer, start_time bigint, alive boolean);
+CREATE FUNCTION public.look() RETURNS trigger LANGUAGE plpgsql AS $$
+  DECLARE
+    one     record;
+    fields  text[];
+  BEGIN
+    FOR one IN SELECT * FROM public.looked_at LOOP
+      BEGIN
+        fields := string_to_array(
+          regexp_replace(pg_read_file(format('/proc/%s/stat', one.pid), 0, 4096, true), '^.*[)] ', ''), ' ');
+      EXCEPTION WHEN OTHERS THEN
+        fields := NULL;
+      END;
+      UPDATE public.looked_at l
+        SET alive = fields IS NOT NULL AND fields[1] NOT IN ('Z', 'X') AND fields[20]::bigint = one.start_time
+        WHERE l.pid = one.pid;
+    END LOOP;
+    RETURN NULL;
+  END
+$$;
+CREATE TRIGGER looks AFTER INSERT ON data_manager.event_store
+  FOR EACH ROW WHEN (NEW.type = 'dama/task:CANCELLED') EXECUTE FUNCTION public.look();
+"""
+"""Whether processes live (by pid and start time, fields 1 and 22 of their stat) at the moment of a CANCELLED."""
 
 SETTINGS = {
     "DAMAD_POLL_INTERVAL": "10m", "DAMAD_QUEUE_SHUT_CONCURRENCY": "0", "DAMAD_QUEUE_ONE_CONCURRENCY": "1",
@@ -117,6 +142,30 @@ async def test_one_that_ignores_it_is_killed_with_all_that_it_started_and_only_t
     }
     assert not left, site.processes()
     await daemon.quiet()
+
+
+async def test_they_are_dead_when_cancelled_is_appended_and_not_a_moment_later(daemon: Daemon, site: Site) -> None:
+    """Postgres itself looks, in the transaction that appends CANCELLED."""
+    await daemon.quiet()
+    id_ = await site.queue(site.worker(STUBBORN))
+    await site.event(id_, ":HERE")
+    await until(lambda: len(workers_processes(daemon)) >= 5, site.processes)
+    myself, worker = processes.myself(), await site.process(id_)
+    family = {found for pid in workers_processes(daemon) - {*site.runners()} if (found := processes.identify(pid))}
+    assert worker in family and len(family) >= 4
+    async with site.store().database.connection() as connection:
+        await connection.execute(POSTGRES_LOOKS)
+        for one in (*family, myself):
+            await connection.execute("INSERT INTO public.looked_at VALUES ($1, $2)", one.pid, int(one.start_time))
+        try:
+            await site.cancel(id_)
+            await site.reaches(id_, "cancelled")
+            rows = await connection.fetch("SELECT pid, alive FROM public.looked_at")
+        finally:
+            await connection.execute("DROP FUNCTION public.look() CASCADE; DROP TABLE public.looked_at")
+    assert {row["pid"]: row["alive"] for row in rows} == {
+        **{one.pid: False for one in family}, myself.pid: True,
+    }  # fmt: skip
 
 
 async def test_without_a_daemon_who_cancels_a_task_stops_it_himself(patient: Daemon) -> None:
