@@ -57,7 +57,8 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     """What code knows about where it runs. Outside a task, `etl_context_id` may be None: then only pg_env is known.
 
     fence: the claim under which this run appends, None outside a run · work_dir: the task's folder, if it has one ·
-    database, host: resolved from the configuration where they are not given · memory: of a run, for its waits.
+    database, host: resolved from the configuration where they are not given · memory: of a run, for its waits ·
+    actor: who asks over HTTP, which stands in the meta of what they append.
     """
 
     pg_env: str
@@ -71,6 +72,7 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     host: Host | None = None
     memory: Memory | None = None
+    actor: str | None = None
 
     @property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
@@ -80,7 +82,7 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> EventStore:
         """The event store of this pg_env."""
-        return EventStore(self.database or _database(self.pg_env))
+        return EventStore(self.database or _database(self.pg_env), actor=self.actor)
 
     @property
     def here(self) -> Host:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,22 +61,29 @@ class Tokens:
         self._version: tuple[int, ...] | None = None
         self._by_hash: dict[str, Token] = {}
 
-    def version(self) -> tuple[int, ...] | None:
+    def find(self, sent: bytes) -> Token | None:
+        """The token that somebody sent, if it is one of these."""
+        # Looked up by its hash: how long that takes says nothing of any other token.
+        return self._now().get(_hash(sent))
+
+    def every(self) -> Collection[Token]:
+        """Those that are good now."""
+        return self._now().values()
+
+    def _now(self) -> dict[str, Token]:
+        version = self._stat()
+        if version != self._version:
+            self._by_hash = {} if version is None else self._read()
+            self._version = version
+        return self._by_hash
+
+    def _stat(self) -> tuple[int, ...] | None:
         """What the file is now; another one after each change. None where there is none."""
         try:
             found = os.stat(self._path)
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
-
-    def find(self, sent: bytes) -> Token | None:
-        """The token that somebody sent, if it is one of these."""
-        version = self.version()
-        if version != self._version:
-            self._by_hash = {} if version is None else self._read()
-            self._version = version
-        # Looked up by its hash: how long that takes says nothing of any other token.
-        return self._by_hash.get(_hash(sent))
 
     def _read(self) -> dict[str, Token]:
         try:

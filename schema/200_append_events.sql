@@ -51,8 +51,8 @@ CREATE OR REPLACE FUNCTION data_manager.append_events(
         END IF;
 
         IF replayed THEN
-          IF (event.etl_context_id, event.type, event.payload, event.meta, event.error)
-              IS DISTINCT FROM (etl_context_ids[i], types[i], payloads[i], metas[i], errors[i]) THEN
+          IF (event.etl_context_id, event.type, event.payload, data_manager.as_sent(event.meta), event.error) IS DISTINCT FROM
+             (etl_context_ids[i], types[i], payloads[i], data_manager.as_sent(metas[i]), errors[i]) THEN
             PERFORM data_manager.refuse('DA004',
               format('event_uuid %s belongs to another event', event_uuids[i]),
               jsonb_build_object('event_uuid', event_uuids[i], 'etl_context_id', event.etl_context_id,

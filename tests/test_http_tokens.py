@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import http_support
 import pytest
-from http_support import PG_ENV, SOON, TOKEN, House, refusal, running
+from http_support import PG_ENV, SOON, TOKEN, House, Stream, refusal, running
 
 from damad import tokens
 from damad.http import auth
@@ -120,6 +120,23 @@ async def test_a_token_is_dead_with_the_next_request_once_it_is_revoked(house: H
         tokens.revoke(house.settings.state_dir, "brief")
         async with client.get(house.url("/tasks")) as response:
             await refusal(response, 401, "unauthorized")
+
+
+async def test_a_stream_ends_once_its_token_is_revoked(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "LOOK_AGAIN", 0.05)
+    id_ = await house.new_context()
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=SOON)
+    async with holder(house, "read", "watcher") as client:
+        stream = {"Accept": "text/event-stream"}
+        async with client.get(house.url(f"/contexts/{id_}/events"), headers=stream, timeout=timeout) as response:
+            reader = Stream(response)
+            assert await reader.types(1) == [":INITIAL"]
+            await house.append(id_, ":A")
+            assert await reader.types(1) == [":A"]
+            tokens.revoke(house.settings.state_dir, "watcher")
+            async with asyncio.timeout(SOON):  # comments come for ever where it does not end
+                with pytest.raises(aiohttp.ClientError):
+                    await response.content.read()
 
 
 async def test_who_said_the_first_token_on_a_connection_gains_nothing_for_one_with_a_name(house: House) -> None:

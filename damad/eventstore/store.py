@@ -15,7 +15,7 @@ from damad.eventstore.grouping import Grouping
 from damad.eventstore.pools import Database
 from damad.eventstore.uuids import new_uuid
 from damad.model import json_value
-from damad.model.event import Event, RecordedEvent
+from damad.model.event import Event, RecordedEvent, signed
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,10 +128,14 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventStore:
-    """The log of one pg_env. Methods raise damad's errors; with `on` they run inside the caller's transaction."""
+    """The log of one pg_env. Methods raise damad's errors; with `on` they run inside the caller's transaction.
 
-    def __init__(self, database: Database) -> None:
+    actor: who appends, if that is to stand in the meta of each event.
+    """
+
+    def __init__(self, database: Database, *, actor: str | None = None) -> None:
         self.database = database
+        self.actor = actor
 
     async def append(self, appends: Sequence[Append], *, on: "asyncpg.Connection[Any] | None" = None) -> list[Appended]:
         """Appends all of them in one statement, in order, or none.
@@ -144,7 +148,7 @@ class EventStore:
             return []
         if on is None and self.database.groups:
             return await self._append_with_others(appends)
-        return await self._append([sent_as(append) for append in appends], on=on)
+        return await self._append([sent_as(append, self.actor) for append in appends], on=on)
 
     async def append_each(self, calls: Sequence[Sequence[Sent]]) -> list[list[Appended] | DamadError]:
         """Appends the events of calls that know nothing of each other, in one statement: what `append` would return or
@@ -171,7 +175,7 @@ class EventStore:
 
     async def _append_with_others(self, appends: Sequence[Append]) -> list[Appended]:
         grouping = self.database.grouping("append", lambda: Grouping(self.append_each, self._append))
-        named = [_named(append) for append in appends]
+        named = [_named(append, self.actor) for append in appends]
         done: list[Appended] = await grouping.ask(named, events=len(named), size=_size(named))
         # An event that was not named by who appends it is new to them, also where we had to send it twice.
         return [
@@ -183,7 +187,7 @@ class EventStore:
         """Queues all of them in one statement, or none. Raises IdempotencyConflict, InvalidInput, Unavailable."""
         if not tasks:
             return []
-        sent = [_sent_task(task) for task in tasks]
+        sent = [_sent_task(task, self.actor) for task in tasks]
         if on is not None or not self.database.groups:
             return await self._queue(sent, on=on)
         grouping = self.database.grouping("queue", lambda: Grouping(self._queue_each, self._queue))
@@ -320,9 +324,9 @@ def _has_uuids(events: Sequence[Sent | _SentTask]) -> bool:
     return all(event.event_uuid is not None for event in events)
 
 
-def sent_as(append: Append) -> Sent:
-    """An Append as its statement takes it."""
-    event = append.event
+def sent_as(append: Append, actor: str | None = None) -> Sent:
+    """An Append as its statement takes it. `actor`: who appends, for its meta."""
+    event = signed(append.event, actor)
     return Sent(
         append.etl_context_id,
         event.type,
@@ -335,9 +339,9 @@ def sent_as(append: Append) -> Sent:
     )
 
 
-def _named(append: Append) -> Sent:
+def _named(append: Append, actor: str | None) -> Sent:
     """It with an event_uuid, so that it may be sent twice."""
-    sent = sent_as(append)
+    sent = sent_as(append, actor)
     return sent if sent.event_uuid is not None else sent._replace(event_uuid=new_uuid())
 
 
@@ -345,8 +349,8 @@ def _size(sent: Sequence[Sent | _SentTask]) -> int:
     return sum(len(one.payload or "") + len(one.meta or "") for one in sent)
 
 
-def _sent_task(task: NewTask) -> _SentTask:
-    initial = task.initial
+def _sent_task(task: NewTask, actor: str | None) -> _SentTask:
+    initial = signed(task.initial, actor)
     return _SentTask(
         task.parent_context_id,
         task.source_id,

@@ -9,11 +9,14 @@ Origin, because a web page can send requests that it cannot read the answers of.
 have put a port in front of it. There any name without a dot is taken, which no page in the network can have.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -25,6 +28,7 @@ from damad import statefolder
 from damad.errors import ConfigError
 from damad.http import original
 from damad.http.listening import Protocol
+from damad.http.pg_envs import ACTOR
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, NotAllowed, Unauthorized
 from damad.http.wire import SETTINGS
 from damad.tokens import Role, Token, Tokens
@@ -35,8 +39,8 @@ TOKENS: Final = web.AppKey[Tokens]("tokens")
 """Those with names."""
 WRITES: Final = web.AppKey[frozenset[Handler]]("writes")
 """The handlers for which `write` is enough, though their method says that they change something."""
-WHO: Final = web.RequestKey[Token]("who")
-"""The token with a name that a request came with."""
+LOOK_AGAIN: Final = 15.0
+"""Seconds after which a request that still goes on, a stream say, is looked at again: its token may be revoked."""
 _LOOKS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 """What anybody may ask."""
@@ -85,15 +89,20 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.version not in (HttpVersion10, HttpVersion11):
         raise HttpVersion(f"HTTP/{request.version.major}.{request.version.minor} is not spoken here")
     door = request.protocol
+    if isinstance(door, Protocol) and door.trusted:
+        request[ACTOR] = f"uid:{door.uid}"
     if isinstance(door, Protocol) and hmac.compare_digest(door.let_in, _introduction(request)):
         return await handler(request)
     host, origin = _check_host(request), request.headers.get(hdrs.ORIGIN)
     if origin is not None and _is_open_to(request, origin):
         return _readable(await handler(request), origin)
     _check_origin(origin, host)
-    if request.path not in OPEN_PATHS:
-        _check_who(request)
-    return await handler(request)
+    token = _check_who(request) if request.path not in OPEN_PATHS else None
+    if token is None:
+        return await handler(request)
+    request[ACTOR] = token.name
+    with _looked_after(request, token):
+        return await handler(request)
 
 
 def _introduction(request: web.Request) -> bytes:
@@ -103,17 +112,39 @@ def _introduction(request: web.Request) -> bytes:
     return "\n".join(said).encode(errors="surrogateescape")
 
 
-def _check_who(request: web.Request) -> None:
-    """Asks for a token, unless it is the owner. Who may do everything need not be asked again for the same words."""
+def _check_who(request: web.Request) -> Token | None:
+    """Asks for a token, unless it is the owner; returns one that has a name.
+
+    Who may do everything need not be asked again for the same words.
+    """
     door = request.protocol
-    if not (isinstance(door, Protocol) and door.trusted):
-        token = _token_of(request)
-        if token is not None:
-            _check_may(request, token)
-            request[WHO] = token
-            return
+    owner = isinstance(door, Protocol) and door.trusted
+    token = None if owner else _token_of(request)
+    if token is not None:
+        _check_may(request, token)
+        return token
     if isinstance(door, Protocol):
         door.let_in = _introduction(request)
+    return None
+
+
+@contextmanager
+def _looked_after(request: web.Request, token: Token) -> Iterator[None]:
+    """Cuts the connection if the token is revoked meanwhile: a stream has no next request that would be refused."""
+    loop, tokens = asyncio.get_running_loop(), request.app[TOKENS]
+    timer = loop.call_later(LOOK_AGAIN, lambda: look())
+
+    def look() -> None:
+        nonlocal timer
+        if token in tokens.every():
+            timer = loop.call_later(LOOK_AGAIN, look)
+        elif request.transport is not None:
+            request.transport.abort()
+
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_may(request: web.Request, token: Token) -> None:

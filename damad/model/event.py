@@ -19,6 +19,9 @@ TASK_PREFIX: Final = "dama/task:"
 SETTINGS_KEY: Final = "__dama_task_manager__"
 """The key in an :INITIAL event's meta that holds the settings of a task."""
 
+ACTOR_KEY: Final = "__dama_actor__"
+"""The key in an event's meta that says who appended it over HTTP: the name of a token, or `uid:` and a number."""
+
 MAX_TYPE_LENGTH: Final = 255
 _NO_EVENT_OF_OURS: Final = frozenset({"EVENT", "EVENT_ERROR", "TASK_INITIAL"})
 TYPE: Final = re.compile(r"[A-Za-z0-9_./:-]*:[A-Z][A-Z0-9_]*")
@@ -87,12 +90,24 @@ def check_type(type_: str, *, pointer: str = "/type") -> None:
 
 
 def check_meta(meta: dict[str, Any] | None, *, pointer: str = "/meta") -> None:
-    """Raises InvalidInput for meta in which somebody wrote task settings: only who queues a task does."""
+    """Raises InvalidInput for meta in which somebody wrote task settings, which only who queues a task does, or an
+    actor, which only damad does."""
     if meta and SETTINGS_KEY in meta:
         raise InvalidInput(
             f"meta.{SETTINGS_KEY} is reserved; settings are given when a task is queued, beside its meta",
             pointer=f"{pointer}/{SETTINGS_KEY}",
         )
+    if meta and ACTOR_KEY in meta:
+        raise InvalidInput(
+            f"meta.{ACTOR_KEY} is reserved: damad writes who appended an event", pointer=f"{pointer}/{ACTOR_KEY}"
+        )
+
+
+def signed(event: Event, actor: str | None) -> Event:
+    """The event with who appended it in its meta; as it is where that is nobody with a name."""
+    if actor is None:
+        return event
+    return msgspec.structs.replace(event, meta={**(event.meta or {}), ACTOR_KEY: actor})
 
 
 def parse(value: Any, *, pointer: str = "") -> Event:

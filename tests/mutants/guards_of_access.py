@@ -11,7 +11,33 @@ TLS = "tests/test_http_tls.py"
 
 MASKED = "tests/test_masking.py"
 
+ACTOR = "tests/test_http_actor.py"
+
 GUARDS = (
+    Guard(
+        "who sends an event again may be another",
+        "schema/204_as_sent.sql",
+        "THEN nullif(meta - '__dama_actor__', '{}')",
+        "THEN meta",
+        (
+            f"{ACTOR}::test_the_same_event_again_is_the_first_row_whoever_sends_it",
+            f"{ACTOR}::test_the_same_task_again_is_the_first_one_whoever_asks_for_it",
+        ),
+    ),
+    Guard(
+        "nobody says by themselves who they are",
+        "damad/model/event.py",
+        "if meta and ACTOR_KEY in meta:",
+        "if False:",
+        (f"{ACTOR}::test_nobody_says_by_themselves_who_they_are",),
+    ),
+    Guard(
+        "a stream is looked at again",
+        AUTH,
+        "            request.transport.abort()\n",
+        "            pass\n",
+        (f"{HTTP}::test_a_stream_ends_once_its_token_is_revoked",),
+    ),
     Guard(
         "no event of a failure holds a secret",
         "damad/model/retry.py",
@@ -57,8 +83,8 @@ GUARDS = (
     Guard(
         "a token with a name is looked at with each request",
         AUTH,
-        "            request[WHO] = token\n            return\n",
-        "            request[WHO] = token\n",
+        "        _check_may(request, token)\n        return token\n",
+        "        _check_may(request, token)\n",
         (f"{HTTP}::test_a_token_is_dead_with_the_next_request_once_it_is_revoked",),
     ),
     Guard(
