@@ -60,7 +60,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
 
 WRITES: Final[frozenset[Handler]] = frozenset({
     events.append_events, tasks.queue_tasks, contexts.create_context, tasks.cancel_task, tasks.retry_task,
-    schedules.trigger_schedule, schedules.backfill_schedule, original.make_context,
+    tasks.retry_tasks, schedules.trigger_schedule, schedules.backfill_schedule, original.make_context,
 })  # fmt: skip
 """What changes something and needs no administrator: it appends to the log."""
 
