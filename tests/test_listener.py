@@ -12,7 +12,7 @@ from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import SETTINGS_KEY, Event
 
-LONG = 60.0
+LONG = 30.0
 """A wait that ends by a hint or makes the test fail."""
 
 
