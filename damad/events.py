@@ -263,13 +263,15 @@ async def everything_after(
     feed = Feed(database)
     with database.listener().subscribe(listener.EVENT) if live else nullcontext() as bell:
         page = await feed.page(cursor)
+        more = cursor is not None and cursor.showing is not None  # what was being shown then may be all shown
         while True:
             for event in page.events:
                 yield event, page.after(event)
-            if not page.full:
+            if not (page.full or more):
                 if bell is None:
                     return
                 await bell.wait()
+            more = False
             page = await persist(partial(feed.page, page.cursor))
 
 

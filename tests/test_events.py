@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from damad import context, errors, events, tasks
+from damad.eventstore import listener
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event
@@ -190,6 +191,23 @@ async def test_everything_gives_the_events_of_all_contexts_and_goes_on_live(here
         await store.append([Append(etl_context_id=ids[0], event=Event(type=":LATE"))])
         async with asyncio.timeout(SOON):
             assert (await upcoming).type == ":LATE"
+
+
+async def test_who_comes_back_after_the_last_event_that_was_there_waits_for_nothing_that_is_there_by_then(
+    here: Here, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(*_: Any) -> bool:
+        raise AssertionError("it waits for a hint or for a poll")
+
+    id_ = await store.create_context()
+    await store.append([Append(etl_context_id=id_, event=Event(type=":INITIAL"))])
+    with here():
+        async with aclosing(events.everything_after(live=True)) as shown:
+            _, place = await anext(shown)
+        await store.append([Append(etl_context_id=id_, event=Event(type=":LATE"))])
+        monkeypatch.setattr(listener.Subscription, "wait", wait)
+        async with aclosing(events.everything_after(place, live=True)) as shown:
+            assert (await anext(shown))[0].type == ":LATE"
 
 
 async def test_each_of_many_tasks_in_one_process_writes_to_its_own_context(here: Here, database: Database) -> None:
