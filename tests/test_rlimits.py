@@ -99,7 +99,7 @@ async def test_cpu_time_beyond_the_limit_ends_the_process_and_the_kind_says_so(s
 
 async def test_one_that_does_not_heed_that_is_killed(site: Site) -> None:
     source = "import signal\n\ndef main():\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True: pass\n"
-    error = await failure(site, source, cpu_limit="1s")
+    error = await failure(site, source, cpu_limit="2s")  # of which the process may need a part to come to its main
     assert (error["kind"], error["signal"]) == ("cpu_limit", 9)
 
 
