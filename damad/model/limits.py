@@ -13,8 +13,6 @@ from damad.model.settings import LIMITS, TaskSettings
 CPU_GRACE: Final = 2
 """Seconds of CPU time from SIGXCPU to SIGKILL, for a process that does not end of the first."""
 _SIGKILL, _SIGXCPU = 9, 24
-_KERNELS_ERROR: Final = 0.5
-"""Seconds by which the time that the kernel counts for a limit may be ahead of the one that it tells of afterwards."""
 _OF_WANT: Final = {4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 11: "SIGSEGV"}
 """Signals of which a program dies that does not bear to get no memory. V8, of Node.js, is one."""
 
@@ -35,8 +33,9 @@ def said_by_signal(settings: TaskSettings, signal: int, cpu: float) -> tuple[str
     cpu: the seconds of CPU time that it had, with those of its children that it waited for.
     """
     limit = settings.cpu_limit
-    killed_at = math.inf if limit is None else cpu_seconds(limit) + CPU_GRACE - _KERNELS_ERROR
-    if limit is not None and (signal == _SIGXCPU or (signal == _SIGKILL and cpu >= killed_at)):
+    # The kernel kills by ticks that it counts, which may be far ahead of the time that it tells of afterwards where a
+    # process gets its CPU time in pieces: by a quota, or because many want it. So whatever killed one beyond its limit.
+    if limit is not None and (signal == _SIGXCPU or (signal == _SIGKILL and cpu >= limit)):
         return "cpu_limit", f"the attempt used more CPU time than its cpu_limit ({limit:g} s)"
     if settings.memory_limit is not None and signal in _OF_WANT:
         return "signal", (
