@@ -4,7 +4,7 @@ What is set is kept in the database and counts for all hosts; where nothing is s
 Daemons take up a change at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from damad.model import queue as model
 from damad.model.queue import StoredQueue
 from damad.model.settings import is_name
 
-__all__ = ["QueueState", "change", "check_limited", "every", "get", "held_back", "in_force", "pause", "resume"]
+__all__ = ["QueueState", "change", "check_limited", "every", "explained", "get", "in_force", "pause", "resume"]
 
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,21 +109,41 @@ async def check_limited(recorded: Mapping[str, Any], *, pointer: str = "") -> No
         settings.check_limits_hold(recorded, run_in, pointer=pointer)
 
 
-async def held_back(state: State) -> str | None:
-    """Why a task that could run does not, where its queue or its host is the reason, and what to do. Else None."""
-    if not isinstance(state, TaskState) or state.state not in ("queued", "retrying"):
+async def explained(states: Sequence[State]) -> list[State]:
+    """The states, and in each of a task that could run, `held`: why it does not, where its queue or its host is the
+    reason, and what to do. Three statements, however many they are, and none where no task could run."""
+    ready = [state for state in states if isinstance(state, TaskState) and state.state in ("queued", "retrying")]
+    if not ready:
+        return [*states]
+    ctx, names = context.current(), {state.queue for state in ready}
+    stored = await stored_queues.stored(ctx.store.database, *(names if len(names) == 1 else ()))
+    rules = {name: ctx.here.queue(name).under(stored.get(name)) for name in names}
+    hosts = {state.etl_context_id: _host(state, rules[state.queue]) for state in ready}
+    served = await serving.served(ctx.store.database, {*hosts.values()})
+
+    def held(state: TaskState) -> str | None:
+        name, host = state.queue, hosts[state.etl_context_id]
+        if name in stored and stored[name].paused:
+            return f"queue {name!r} is paused; resume it with `damad queues resume {name}`"
+        if rules[name].concurrency == 0 and host in (None, ctx.here.host_id):
+            return f"queue {name!r} has concurrency 0 here; raise it with `damad queues set {name}`"
+        if host not in served:
+            whom = "it" if host is None else f"host {host}, where it is to run"
+            return f"no daemon serves {whom}; start one with `damad serve`"
         return None
-    ctx, name = context.current(), state.queue
-    stored = (await stored_queues.stored(ctx.store.database, name)).get(name)
-    here = ctx.here.queue(name).under(stored)
-    if stored is not None and stored.paused:
-        return f"queue {name!r} is paused; resume it with `damad queues resume {name}`"
-    if here.concurrency == 0:
-        return f"queue {name!r} has concurrency 0 here; raise it with `damad queues set {name}`"
-    host = None if here.shared or state.host_id is None else str(state.host_id)
-    if not await serving.is_served(ctx.store.database, host):
-        return f"no daemon serves {f'host {host}, where it is to run' if host else 'it'}; start one with `damad serve`"
-    return None
+
+    ids = {state.etl_context_id for state in ready}
+    return [
+        msgspec.structs.replace(state, held=held(state))
+        if isinstance(state, TaskState) and state.etl_context_id in ids
+        else state
+        for state in states
+    ]
+
+
+def _host(state: TaskState, rules: config.Queue) -> str | None:
+    """The host that a task is to run on, or None where it is any."""
+    return None if rules.shared or state.host_id is None else str(state.host_id)
 
 
 async def _all(only: str | None = None) -> list[QueueState]:

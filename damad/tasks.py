@@ -136,7 +136,10 @@ def _initial(asked: TaskRequest, pointer: str) -> Event:
 
 
 async def status(etl_context_id: int | None = None) -> State:
-    """The state of a context, the current one unless named: a TaskState if it is a task. Raises NotFound."""
+    """The state of a context, the current one unless named: a TaskState if it is a task. Raises NotFound.
+
+    Why one that is queued does not run, `queues.explained([state])` says.
+    """
     return await context.current().store.state(context.current_id() if etl_context_id is None else etl_context_id)
 
 

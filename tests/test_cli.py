@@ -16,7 +16,7 @@ STATE = {
 }  # fmt: skip
 TASK_STATE = STATE | {
     "worker", "queue", "priority", "attempt", "fence", "run_at", "started_at", "finished_at", "host_id", "pid",
-    "progress", "error", "schedule", "settings",
+    "progress", "error", "schedule", "settings", "held",
 }  # fmt: skip
 EVENT = {
     "event_id", "etl_context_id", "version", "event_uuid", "type", "payload", "meta", "error", "_created_timestamp",

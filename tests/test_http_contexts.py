@@ -17,7 +17,7 @@ CONTEXT = {
 }  # fmt: skip
 TASK = {
     "worker", "queue", "priority", "attempt", "fence", "run_at", "started_at", "finished_at", "host_id", "pid",
-    "progress", "error", "schedule", "settings",
+    "progress", "error", "schedule", "settings", "held",
 }  # fmt: skip
 NO_ID = ["0", "-1", "x", "1.5", "1e3", "01", "+1", "%00", "9223372036854775808", "1" * 400, "%EF%BC%91", "null"]
 

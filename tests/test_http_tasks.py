@@ -1,11 +1,13 @@
 """POST and GET /tasks, /cancel and /retry."""
 
+from pathlib import Path
 from typing import Any
 
 import http_support
 import pytest
 from http_support import House, refusal
 
+from damad.eventstore.serving import Host, serving
 from damad.http import cursors
 
 house = http_support.house
@@ -276,3 +278,31 @@ async def test_cancel_and_retry_take_no_body(house: House, action: str) -> None:
     async with house.post(f"/contexts/{id_}/{action}", {}) as response:
         await refusal(response, 422, "invalid-input")
     assert (await house.store.state(id_)).state == "queued"
+
+
+async def test_a_queued_task_says_wherever_it_is_shown_why_nothing_runs_it(house: House, tmp_path: Path) -> None:
+    id_ = await house.new_task(queue="idle")
+    places = (f"/contexts/{id_}", f"/contexts/{id_}/tree", "/tasks?queue=idle")
+
+    async def held() -> list[str | None]:
+        said = []
+        for place in places:
+            async with house.get(place) as response:
+                found = await response.json()
+            (state,) = found if isinstance(found, list) else found.get("items", [found])
+            said.append(state["held"])
+        return said
+
+    host_id = str((await house.store.state(id_)).host_id)  # type: ignore[attr-defined]
+    nobody = f"no daemon serves host {host_id}, where it is to run; start one with `damad serve`"
+    assert await held() == [nobody] * 3
+    async with serving(house.database, Host(host_id, tmp_path / "dama_host_id")):
+        assert await held() == [None] * 3
+        async with house.ask("PATCH", "/queues/idle", json={"paused": True}):
+            pass
+        assert await held() == ["queue 'idle' is paused; resume it with `damad queues resume idle`"] * 3
+        async with house.post(f"/contexts/{id_}/cancel"):
+            pass
+        assert await held() == [None] * 3
+        async with house.post(f"/contexts/{id_}/retry") as response:
+            assert "is paused" in (await response.json())["held"]

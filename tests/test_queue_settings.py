@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from daemon_support import SOON, until
 
 from damad import errors, queues, tasks
 from damad.context import EtlContext
+from damad.eventstore.pools import Database
 from damad.eventstore.serving import Host as ServingHost
 from damad.eventstore.serving import serving
 from damad.eventstore.store import TaskState
@@ -110,7 +112,9 @@ async def test_a_task_says_why_its_queue_or_its_host_does_not_run_it(ctx: EtlCon
     id_, host_id = await tasks.queue("ok.py", queue="etl"), ctx.here.host_id or ""
 
     async def why() -> str:
-        return await queues.held_back(await tasks.status(id_)) or ""
+        (state,) = await queues.explained([await tasks.status(id_)])
+        assert isinstance(state, TaskState)
+        return state.held or ""
 
     assert f"no daemon serves host {host_id}" in await why()
     async with serving(ctx.store.database, ServingHost(host_id, tmp_path / "dama_host_id")):
@@ -127,3 +131,29 @@ async def test_a_task_says_why_its_queue_or_its_host_does_not_run_it(ctx: EtlCon
     await until(nobody_serves)  # Postgres hears of the end of a session when it comes to it
     async with serving(ctx.store.database, ServingHost(ELSEWHERE, tmp_path / "another")):
         assert await why() == ""
+
+
+async def test_a_hundred_tasks_are_explained_with_as_many_statements_as_one(
+    ctx: EtlContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, fetch = list[str](), Database.fetch
+
+    async def counted(database: Database, name: str, *given: Any, **how: Any) -> Any:
+        asked.append(name)
+        return await fetch(database, name, *given, **how)
+
+    for n in range(100):
+        await tasks.queue("ok.py", queue=f"q{n % 5}")
+    await queues.pause("q1")
+    await queues.change("q2", {"shared": True})
+    found = await ctx.store.tasks()
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "fetch", counted)
+        explained = await queues.explained(found)
+        ended = await queues.explained([msgspec.structs.replace(state, state="done") for state in found])
+    assert asked == ["queues", "serving_sessions", "served_hosts"]
+    reasons = [state.held or "" for state in explained if isinstance(state, TaskState)]
+    assert [sum(words in reason for reason in reasons) for words in ("is paused", "serves it", "serves host")] == [
+        20, 20, 60,
+    ]  # fmt: skip
+    assert [state.held for state in ended if isinstance(state, TaskState)] == [None] * 100

@@ -75,13 +75,15 @@ def _check_limit(limit: int) -> None:
 
 
 async def _tasks(state: str | None, queue: str | None, parent: int | None, limit: int, json: bool, where: Where) -> int:
+    from damad import queues
     from damad.cli import render, session
 
     states = _states(state) if state else None
     _check_limit(limit)
     session.reference(parent, "parent")
     async with session.opened(where) as ambient:
-        found = await ambient.store.tasks(states=states, queue=queue, parent_context_id=parent, limit=limit)
+        listed = await ambient.store.tasks(states=states, queue=queue, parent_context_id=parent, limit=limit)
+        found = await queues.explained(listed)
     render.as_json(found) if json else render.tasks(found)
     return 0
 
@@ -103,12 +105,11 @@ async def _show(id_: str, json: bool, where: Where) -> int:
         etl_context_id = session.etl_context_id(id_)
         state = await ambient.store.state(etl_context_id)
         recorded = await ambient.store.read(etl_context_id)
-        tree = await ambient.store.tree(etl_context_id)
-        held_back = await queues.held_back(state)
+        state, *tree = await queues.explained([state, *await ambient.store.tree(etl_context_id)])
     if json:
         render.as_json({**msgspec.to_builtins(state), "events": recorded, "tree": tree})
     else:
-        render.shown(state, recorded, tree, held_back=held_back)
+        render.shown(state, recorded, tree)
     return 0
 
 

@@ -48,7 +48,7 @@ def tasks(states: Sequence[State]) -> None:
     table = _table("id", "state", "queue", "worker", "attempt", "queued", "took", "note")
     for state in states:
         if isinstance(state, TaskState):
-            note = Text(_note(state), overflow="ellipsis", no_wrap=True)
+            note = Text(state.held or _note(state), overflow="ellipsis", no_wrap=True)
             table.add_row(
                 str(state.etl_context_id), _coloured(state.state), state.queue, state.worker, str(state.attempt or "–"),
                 _ago(state.created_at), _took(state), note,
@@ -110,12 +110,10 @@ def schedules(found: Sequence[Read]) -> None:
     _print(table if found else "no schedules")
 
 
-def shown(
-    state: State, events: Sequence[RecordedEvent], tree: Sequence[State], *, held_back: str | None = None
-) -> None:
-    """A context as a page: its state, its tree, its events. held_back: why it does not run."""
+def shown(state: State, events: Sequence[RecordedEvent], tree: Sequence[State]) -> None:
+    """A context as a page: its state, its tree, its events."""
     facts = Table.grid(padding=(0, 2))
-    for name, value in [*_facts(state), *([("held back", Text(held_back))] if held_back else [])]:
+    for name, value in _facts(state):
         facts.add_row(Text(name, style="bold"), value)
     _print(facts)
     if len(tree) > 1:
@@ -236,6 +234,8 @@ def _facts(state: State) -> list[tuple[str, Any]]:
             facts.append(("runs at", f"{state.run_at.astimezone():%Y-%m-%d %H:%M:%S}"))
         if note := _note(state):
             facts.append(("note", Text(note)))
+        if state.held:
+            facts.append(("held back", Text(state.held)))
     return facts
 
 

@@ -12,7 +12,7 @@ the way of every migration. Who migrates there stops the daemons first; and whos
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -53,13 +53,15 @@ async def refuse_twin(database: Database, host: Host) -> None:
         raise Conflict(await _twin(database, host))
 
 
-async def is_served(database: Database, host_id: str | None = None) -> bool:
-    """Whether a daemon serves the pg_env now, as this host if it is named. True where a pooler hides that."""
-    if host_id is None:
-        sessions = await database.fetch("serving_sessions", DAEMONS, VERSION + 1)
-    else:
-        sessions = await database.fetch("host_sessions", host_id, DAEMONS)
-    return bool(sessions or database.sessions.pooled)
+async def served(database: Database, hosts: Collection[str | None]) -> set[str | None]:
+    """Those of some hosts as which a daemon serves the pg_env now; of None, whether any does. Behind a pooler, which
+    hides that, all of them. Two statements, however many they are."""
+    found: set[str | None] = set()
+    if None in hosts and await database.fetch("serving_sessions", DAEMONS, VERSION + 1):
+        found.add(None)
+    if named := [host for host in hosts if host is not None]:
+        found |= {row["host_id"] for row in await database.fetch("served_hosts", named, DAEMONS)}
+    return set(hosts) if database.sessions.pooled else found
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskState(State, frozen=True, kw_only=True):
-    """A state of a context that is a task."""
+    """A state of a context that is a task. `held`: why it does not run though it could (`queues.explained` looks)."""
 
     worker: str
     queue: str
@@ -107,6 +107,7 @@ class TaskState(State, frozen=True, kw_only=True):
     error: Any
     schedule: str | None
     settings: dict[str, Any]
+    held: str | None = None
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,4 +394,4 @@ def assignment_of(row: "asyncpg.Record") -> Assignment:
 
 def _state(row: "asyncpg.Record") -> State:
     shape = TaskState if row["is_task"] else State
-    return shape(**{name: row[name] for name in shape.__struct_fields__})
+    return shape(**{name: row[name] for name in shape.__struct_fields__ if name != "held"})

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 
-from damad import context, events, tasks, units
+from damad import context, events, queues, tasks, units
 from damad.errors import InvalidInput, NotFound
 from damad.http import conditions, wire
 from damad.http.shutdown import WAITS
@@ -43,7 +43,7 @@ async def create_context(request: web.Request) -> web.Response:
 async def read_state(request: web.Request) -> web.Response:
     """GET /contexts/{id}."""
     wire.query(request, wire.NoQuery)
-    state = await tasks.status(wire.context_id(request))
+    (state,) = await queues.explained([await tasks.status(wire.context_id(request))])
     return wire.answer(state, headers={hdrs.ETAG: conditions.etag(state.version)})
 
 
@@ -54,7 +54,7 @@ async def read_tree(request: web.Request) -> web.Response:
     states = await context.current().store.tree(id_)
     if not states:
         raise NotFound(f"there is no context {id_}", etl_context_id=id_)
-    return wire.answer(states)
+    return wire.answer(await queues.explained(states))
 
 
 async def read_final(request: web.Request) -> web.Response:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 
-from damad import context, tasks
+from damad import context, queues, tasks
 from damad.errors import InvalidInput
 from damad.eventstore.ended import Ended
 from damad.http import conditions, cursors, wire
@@ -76,7 +76,7 @@ async def list_tasks(request: web.Request) -> web.Response:
         before=before,
         limit=asked.limit + 1,
     )
-    return wire.page(found, asked.limit, lambda shown: cursors.tasks(shown[-1].etl_context_id))
+    return wire.page(await queues.explained(found), asked.limit, lambda shown: cursors.tasks(shown[-1].etl_context_id))
 
 
 async def cancel_task(request: web.Request) -> web.Response:
@@ -92,7 +92,7 @@ async def retry_task(request: web.Request) -> web.Response:
     wire.query(request, wire.NoQuery)
     id_ = wire.context_id(request)
     await wire.read_nothing(request)
-    return wire.answer(await tasks.retry(id_), status=202)
+    return wire.answer(*await queues.explained([await tasks.retry(id_)]), status=202)
 
 
 async def retry_tasks(request: web.Request) -> web.Response:
