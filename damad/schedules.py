@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from damad import context, events, tasks, units, workerfile
+from damad import context, events, queues, tasks, units, workerfile
 from damad.errors import InvalidInput, NotFound
 from damad.eventstore.schedules import Read, Schedules
 from damad.eventstore.store import NewTask, Queued
@@ -106,6 +106,7 @@ async def add(name: str, /, **given: Any) -> Read:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(f"{name!r} is no name: A-Z a-z 0-9 first, then also _ . -, at most 63", pointer="/name")
     fields, task_settings = _checked(given)
+    await _check_queueable(given, task_settings)
     when = calendar.parse(fields.cron, fields.zone)
     store = _schedules()
     at, _ = await store.due()
@@ -123,6 +124,7 @@ async def change(name: str, /, **given: Any) -> Read:
     async with events.transaction() as connection:
         was, at = await _schedules().lock(_known(name), on=connection)
         fields, task_settings = _checked({**_given(was), **given}, new_worker="worker" in given)
+        await _check_queueable(given, task_settings)
         next_tick = was.next_tick
         if (fields.cron, fields.zone) != (was.cron, was.zone) or (was.paused and not fields.paused):
             next_tick = next(calendar.parse(fields.cron, fields.zone).after(at), None)
@@ -259,6 +261,14 @@ def _checked(given: Mapping[str, Any], *, new_worker: bool = True) -> tuple[Sche
     within = None if fields.missed_within is None else units.duration(fields.missed_within, pointer="/missed_within")
     jitter = units.duration(fields.jitter, pointer="/jitter")
     return msgspec.structs.replace(fields, missed_within=within, jitter=jitter), task_settings
+
+
+async def _check_queueable(given: Mapping[str, Any], task_settings: Mapping[str, Any]) -> None:
+    """Raises InvalidInput for what is given now and no task would be queued with."""
+    if given.keys() & {"queue", "run_in", *settings.LIMITS}:
+        await queues.check_limited(task_settings)
+    if given.get("on_failure") is not None:
+        workerfile.resolve(given["on_failure"], context.current().here.worker_roots, pointer="/on_failure")
 
 
 def _values(name: str, fields: ScheduleFields, task_settings: dict[str, Any], next_tick: datetime | None) -> list[Any]:

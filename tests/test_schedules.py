@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from damad import context, schedules, tasks
+from damad import context, queues, schedules, tasks
 from damad.context import EtlContext
 from damad.errors import Conflict, InvalidInput, InvalidWorker, NotFound
 from damad.eventstore import listener
@@ -133,6 +133,19 @@ async def test_a_name_that_is_none_is_refused(name: str) -> None:
 async def test_a_worker_that_could_not_be_queued_is_refused_at_once() -> None:
     with pytest.raises(InvalidWorker):
         await schedules.add("s", cron="@daily", worker="gone.py")
+    with pytest.raises(InvalidWorker):
+        await schedules.add("s", cron="@daily", worker="ok.py", on_failure="gone.py")
+
+
+async def test_a_limit_that_its_tasks_could_not_have_is_refused_at_once() -> None:
+    await queues.change("inside", {"run_in": "daemon"})
+    with pytest.raises(InvalidInput, match="memory_limit is for a process"):
+        await schedules.add("s", cron="@daily", worker="ok.py", queue="inside", memory_limit="1GB")
+    await schedules.add("s", cron="@daily", worker="ok.py", memory_limit="1GB")
+    with pytest.raises(InvalidInput, match="memory_limit is for a process"):
+        await schedules.change("s", queue="inside")
+    await queues.change("default", {"run_in": "daemon"})
+    assert (await schedules.change("s", paused=True)).schedule.paused
 
 
 async def test_a_name_that_is_taken_is_refused_and_one_that_is_not_there_is_not_found() -> None:
