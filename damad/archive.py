@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from damad.eventstore.removal import Snapshot, Which
 FORMAT: Final = 1
 _LINES: Final = 500
 _BYTES: Final = 4_000_000
-"""Lines that are put back together, and after so many bytes no further one."""
+"""Lines that are put back together, and after so many bytes no further one; and bytes that are packed together."""
 _DRAFT: Final = "*-*T*Z-*.jsonl.part"
 """What an archive is called while it is written."""
 
@@ -122,9 +122,9 @@ async def _write(seen: Snapshot, found: removal.Archivable, to: Path, pg_env: st
             with gzip.GzipFile(fileobj=raw, mode="wb", filename="", compresslevel=6) as packed:
                 sum_ = hashlib.sha256()
                 head = {"damad_archive": FORMAT, "pg_env": pg_env, "at": now.isoformat()}
-                _put(packed, sum_, msgspec.json.encode(head))
-                async for line in seen.lines(found):
-                    _put(packed, sum_, line.encode())
+                _put(packed, sum_, msgspec.json.encode(head) + b"\n")
+                async for lines in _together(seen.lines(found)):
+                    await asyncio.to_thread(_put, packed, sum_, lines)  # a daemon answers others meanwhile
                 raw.flush()
                 failpoints.hit("archive.writing")
                 packed.write(msgspec.json.encode(_Seal(sum_.hexdigest(), len(found.ids), found.events)) + b"\n")
@@ -145,9 +145,20 @@ def _drop_torn(folder: Path) -> None:
             draft.unlink()
 
 
-def _put(packed: gzip.GzipFile, sum_: Any, line: bytes) -> None:
-    packed.write(line + b"\n")
-    sum_.update(line + b"\n")
+async def _together(lines: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """Lines, many at a time."""
+    some = bytearray()
+    async for line in lines:
+        some += line.encode() + b"\n"
+        if len(some) >= _BYTES:
+            yield bytes(some)
+            some.clear()
+    yield bytes(some)
+
+
+def _put(packed: gzip.GzipFile, sum_: Any, lines: bytes) -> None:
+    packed.write(lines)
+    sum_.update(lines)
 
 
 def _sync_folder(folder: Path) -> None:

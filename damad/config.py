@@ -18,6 +18,7 @@ from damad import units
 from damad.errors import ConfigError, InvalidInput
 from damad.model import settings
 from damad.model.queue import MOST_SLOTS, TASK_SETTINGS, StoredQueue
+from damad.model.retention import RULE_SETTINGS, Rule, parse_rule
 
 SYSTEM_FILE: Final = Path("/etc/damad/damad.toml")
 LOCAL_FILE: Final = Path("damad.toml")
@@ -69,6 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     compat_open: tuple[str, ...] = ()
     pg_envs: dict[str, str] = {}
     queues: dict[str, Queue] = {}
+    retention: dict[str, Rule] = {}
 
     @property
     def embedded(self) -> bool:
@@ -85,7 +87,7 @@ _SIZES: Final = ("max_body", "log_limit")
 _SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends")
 _LISTS: Final = {"worker_roots": ":", "compat_open": ",", "host_names": ","}
 """Those that are lists, and what stands between their parts in the environment."""
-_SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues"}
+_SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues", "retention"}
 """Those that are one value and no table of names."""
 _CREDENTIALS: Final = frozenset({
     "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY", "PGSSLPASSWORD", "POSTGRES_PASSWORD",
@@ -101,6 +103,8 @@ _HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(TASK_SETTINGS))
+_TABLES: Final = {"pg_env": ("dsn", "dsn_file"), "queue": _QUEUE, "retention": RULE_SETTINGS}
+"""Those that are a table for each name, and what may stand in it."""
 
 
 def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None) -> Config:
@@ -116,7 +120,7 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
-            if name in ("pg_env", "queue"):
+            if name in _TABLES:
                 for key, table in value.items():
                     known = merged.setdefault(name, {}).setdefault(key, {})
                     if name == "pg_env":
@@ -175,7 +179,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
     layer: dict[str, Any] = {}
     for name, value in content.items():
-        if name in ("pg_env", "queue"):
+        if name in _TABLES:
             layer[name] = _read_tables(name, value, path)
         elif name in _SIMPLE:
             layer[name] = _Sourced(value, str(path))
@@ -185,7 +189,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_tables(kind: str, tables: Any, path: Path) -> dict[str, dict[str, Any]]:
-    allowed = ("dsn", "dsn_file") if kind == "pg_env" else _QUEUE
+    allowed = _TABLES[kind]
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigError(f"{path}: {kind} is a table for each name, like [{kind}.NAME]")
     for key, table in tables.items():
@@ -211,7 +215,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if name in _SIMPLE:
             separator = _LISTS.get(name)
             layer[name] = _Sourced(text.split(separator) if separator else text, variable)
-        for kind, allowed in (("pg_env", ("dsn", "dsn_file")), ("queue", _QUEUE)):
+        for kind, allowed in _TABLES.items():
             for setting in sorted(allowed, key=len, reverse=True):
                 if name.startswith(f"{kind}_") and name.endswith(f"_{setting}"):
                     key = name[len(kind) + 1 : -len(setting) - 1]
@@ -224,12 +228,13 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _build(merged: dict[str, Any]) -> Config:
     plain: dict[str, Any] = {}
     for name, sourced in merged.items():
-        if name not in ("pg_env", "queue"):
+        if name not in _TABLES:
             plain[name] = _converted(name, sourced)
     if "tls_key" in plain and "tls_cert" not in plain:
         raise ConfigError(f"{merged['tls_key'].source}: tls_key is set, and tls_cert is not")
     plain["pg_envs"] = {name: _dsn(name, table) for name, table in merged.get("pg_env", {}).items()}
     plain["queues"] = {name: _queue(name, table) for name, table in merged.get("queue", {}).items()}
+    plain["retention"] = {name: _rule(name, table) for name, table in merged.get("retention", {}).items()}
     return Config(**plain)
 
 
@@ -350,6 +355,16 @@ def _queue(name: str, table: dict[str, _Sourced]) -> Queue:
         except InvalidInput as error:
             raise ConfigError(f"{sourced.source}: {setting}: {error}") from None
     return Queue(**own, defaults=_without_worker(settings.parse({"worker": "-", **defaults})))
+
+
+def _rule(name: str, table: dict[str, _Sourced]) -> Rule:
+    _check_name("retention", name, table)
+    try:
+        return parse_rule({setting: sourced.value for setting, sourced in table.items()})
+    except InvalidInput as error:
+        setting = (error.pointer or "").lstrip("/")
+        source = (table.get(setting) or next(iter(table.values()))).source if table else f"[retention.{name}]"
+        raise ConfigError(f"{source}: {setting}: {error}") from None
 
 
 def _modules(value: Any) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from damad.eventstore.serving import Host, refuse_twin, serving
 from damad.http import auth
 from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
+from damad.scheduler.retention import Retention
 from damad.scheduler.runners import Runners
 from damad.scheduler.supervisor import Supervisor
 from damad.scheduler.ticks import Ticks
@@ -183,6 +184,7 @@ async def _supervise(
     async with serving(database, host), brief as own, asyncio.TaskGroup() as group:
         ambient = _contexts([database], settings, host.host_id)[database.pg_env]
         group.create_task(Ticks(ambient, poll_interval=settings.poll_interval).run())
+        group.create_task(Retention(ambient, settings.retention, to=settings.state_dir / "archive").run())
         await Supervisor(database, settings, host.host_id, own=own, runners=runners, revive=revive).run()
 
 
