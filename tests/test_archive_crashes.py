@@ -75,8 +75,13 @@ def trees(found: list[dict[str, Any]]) -> dict[int, int]:
     return counted
 
 
+async def archive(site: Site, *words: str, **environment: str) -> Done:
+    """`damad archive`, which may take its time: there are many."""
+    return await site.damad("archive", *words, patience=300.0, **environment)
+
+
 async def struck(site: Site, name: str, action: str, *words: str) -> None:
-    done: Done = await site.damad("archive", *words, DAMAD_FAILPOINT=f"{name}:{action}")
+    done: Done = await archive(site, *words, DAMAD_FAILPOINT=f"{name}:{action}")
     assert done.code == (-9 if action == KILL else 1), done
     assert action == KILL or f"Failpoint: {name}" in done.err
 
@@ -98,12 +103,12 @@ async def test_archiving_that_stops_amid_loses_nothing_and_the_next_one_goes_on(
     assert (len(left) < len(before)) is (name == "archive.removed")
     await site.verified()
 
-    done = await site.damad("archive", "--json")
+    done = await archive(site, "--json")
     assert (done.code, done.json["removed"]) == (0, 2 * count - (len(trees(before)) - len(trees(left))))
     assert len(await events(site)) == 1
     assert {file.suffix for file in files(site)} == {".gz"}
     for file in files(site):
-        assert (await site.damad("archive", "--import", str(file))).code == 0
+        assert (await archive(site, "--import", str(file))).code == 0
     again = await events(site)
     assert again == before
 
@@ -113,12 +118,12 @@ async def test_putting_back_that_stops_amid_puts_back_nothing_and_the_next_one_e
     site: Site, action: str
 ) -> None:
     before = await filled(site)
-    assert (await site.damad("archive")).code == 0
+    assert (await archive(site)).code == 0
     left, (file,) = await events(site), files(site)
     await struck(site, "archive.restored", action, "--import", str(file))
     assert await events(site) == left
     await site.verified()
-    assert (await site.damad("archive", "--import", str(file))).code == 0
+    assert (await archive(site, "--import", str(file))).code == 0
     assert await events(site) == before
 
 
@@ -130,7 +135,7 @@ async def test_two_that_archive_at_the_same_time_remove_each_tree_once(site: Sit
     assert len(await events(site)) == 1
     for answer in answers:
         if answer["file"] is not None:
-            assert (await site.damad("archive", "--import", answer["file"])).code == 0
+            assert (await archive(site, "--import", answer["file"])).code == 0
     assert await events(site) == before
 
 
@@ -142,9 +147,9 @@ async def test_what_another_writes_just_now_is_not_taken_for_torn(site: Site) ->
     (folder / "download.part").write_text("mine")
     with (folder / "local-20260101T000000Z-0badcafe.jsonl.part").open("wb") as draft:
         fcntl.flock(draft, fcntl.LOCK_EX)
-        assert (await site.damad("archive", "--limit", "1")).code == 0
+        assert (await archive(site, "--limit", "1")).code == 0
         assert len(files(site)) == 3
-    assert (await site.damad("archive", "--limit", "1")).code == 0
+    assert (await archive(site, "--limit", "1")).code == 0
     assert sorted(file.name for file in files(site) if file.suffix == ".part") == ["download.part"]
 
 
