@@ -63,6 +63,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     wait_in_process: float = 5.0
     max_body: int = 10_000_000
     body_timeout: float = 30.0
+    max_connections: int = 1000
+    request_rate: tuple[int, float] | None = None
     log_limit: int = 64_000_000
     auto_migrate: bool = True
     fork_server: bool = True
@@ -245,10 +247,12 @@ def _converted(name: str, sourced: _Sourced) -> Any:
             value = units.duration(value)
         elif name in _SIZES:
             value = units.size(value)
-        elif name == "port":
+        elif name in ("port", "max_connections"):
             value = units.whole_number(value)
         elif name in _SWITCHES:
             value = units.yes_or_no(value)
+        elif name == "request_rate":
+            value = units.rate(value)
         elif name == "worker_roots":
             value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")
         elif name == "compat_open":
@@ -300,6 +304,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise ConfigError(f"{source}: port: {value} is no port; 0 to 65535")
     if name in ("lease", "poll_interval", "body_timeout") and value < 0.1:
         raise ConfigError(f"{source}: {name}: {value} s is too short; at least 100ms")
+    if name == "max_connections" and value < 1:
+        raise ConfigError(f"{source}: max_connections: {value} is too few; at least 1")
     if name == "max_body" and value == 0:
         raise ConfigError(f"{source}: max_body: 0 bytes are no body; at least 1")
     if any("\0" in str(text) for text in (value if isinstance(value, tuple) else (value,))):

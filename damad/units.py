@@ -46,6 +46,18 @@ def size(value: Any, *, pointer: str | None = None) -> int:
     raise InvalidInput(f"{value!r} is no size; give bytes, or a number and kB, MB or GB, like 10MB", pointer=pointer)
 
 
+def rate(value: Any, *, pointer: str | None = None) -> tuple[int, float]:
+    """How many in how many seconds: "100/1m" is (100, 60.0). Raises InvalidInput for what is none."""
+    number, _, time = value.partition("/") if isinstance(value, str) else ("", "", "")
+    try:
+        found = whole_number(number.strip()), duration(time)
+    except InvalidInput:
+        found = 0, 0.0
+    if found[0] < 1 or found[1] <= 0:
+        raise InvalidInput(f"{value!r} is no rate; give a number and a duration, like 100/1m", pointer=pointer)
+    return found
+
+
 def whole_number(value: Any, *, pointer: str | None = None) -> int:
     """The whole number, also out of a text. Raises InvalidInput for what is none."""
     try:

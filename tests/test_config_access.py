@@ -37,6 +37,15 @@ def test_names_of_the_host_are_a_list_with_commas_between_in_the_environment() -
     assert loaded().host_names == ("a.example", "b.example")
 
 
+def test_how_much_may_be_asked_is_a_number_of_connections_and_a_rate() -> None:
+    assert (loaded().max_connections, loaded().request_rate) == (1000, None)
+    found = loaded(DAMAD_MAX_CONNECTIONS="50", DAMAD_REQUEST_RATE="100/1m")
+    assert (found.max_connections, found.request_rate) == (50, (100, 60.0))
+    for name, value in (("MAX_CONNECTIONS", "0"), ("MAX_CONNECTIONS", "many"), ("REQUEST_RATE", "fast")):
+        with pytest.raises(ConfigError, match=f"DAMAD_{name}: {name.lower()}: "):
+            loaded(**{f"DAMAD_{name}": value})
+
+
 @pytest.mark.parametrize("name", ["https://etl.example", "etl.example:8420", "a b", "é", "[::1]", "*"])
 def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="host_names"):

@@ -25,6 +25,7 @@ from damad.http import (
     tasks,
     wire,
 )
+from damad.http.limits import RATE, Rate
 from damad.http.pg_envs import PG_ENVS, in_pg_env
 from damad.http.shutdown import WAITS, Waits, end_waits
 from damad.tokens import Tokens
@@ -90,6 +91,8 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     app[wire.SETTINGS] = settings
     app[auth.TOKEN], app[auth.TOKENS], app[auth.WRITES] = token, Tokens(settings.state_dir), WRITES
     app[WAITS] = Waits()
+    if settings.request_rate is not None:
+        app[RATE] = Rate(*settings.request_rate)
     app[feed.READERS] = set()
     app[metrics.GAUGES] = metrics.Gauges()
     app.on_response_prepare.append(headers.add)

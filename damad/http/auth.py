@@ -27,6 +27,7 @@ from aiohttp.typedefs import Handler
 from damad import statefolder
 from damad.errors import ConfigError
 from damad.http import original
+from damad.http.limits import RATE
 from damad.http.listening import Protocol
 from damad.http.pg_envs import ACTOR
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, NotAllowed, Unauthorized
@@ -92,12 +93,18 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if isinstance(door, Protocol) and door.trusted:
         request[ACTOR] = f"uid:{door.uid}"
     if isinstance(door, Protocol) and hmac.compare_digest(door.let_in, _introduction(request)):
+        _count(request, None)
         return await handler(request)
     host, origin = _check_host(request), request.headers.get(hdrs.ORIGIN)
     if origin is not None and _is_open_to(request, origin):
+        _count(request, None, known=False)
         return _readable(await handler(request), origin)
     _check_origin(origin, host)
-    token = _check_who(request) if request.path not in OPEN_PATHS else None
+    if request.path in OPEN_PATHS:
+        _count(request, None, known=False)
+        return await handler(request)
+    token = _check_who(request)
+    _count(request, token)
     if token is None:
         return await handler(request)
     request[ACTOR] = token.name
@@ -126,6 +133,18 @@ def _check_who(request: web.Request) -> Token | None:
     if isinstance(door, Protocol):
         door.let_in = _introduction(request)
     return None
+
+
+def _count(request: web.Request, token: Token | None, *, known: bool = True) -> None:
+    """Counts the request for whoever has the token, the first one where there is none with a name; and for the address
+    where nobody is known. Raises TooManyRequests."""
+    rate, door = request.app.get(RATE), request.protocol
+    if rate is None or (isinstance(door, Protocol) and door.trusted):
+        return
+    if not known:
+        rate.take(f"from {request.remote}")
+    else:
+        rate.take("" if token is None else token.name)
 
 
 @contextmanager
@@ -212,5 +231,6 @@ def _token_of(request: web.Request) -> Token | None:
         return None
     found = request.app[TOKENS].find(sent)
     if found is None:
+        _count(request, None, known=False)
         raise Unauthorized("this token is neither the one in the state folder nor one that `damad tokens` lists")
     return found

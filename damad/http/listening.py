@@ -23,7 +23,7 @@ from aiohttp import web
 
 from damad.config import Config
 from damad.errors import ConfigError, DamadError
-from damad.http import headers, problems, tls
+from damad.http import headers, limits, problems, tls
 from damad.http.wire import SETTINGS
 
 SOCKET_NAME: Final = "damad.sock"
@@ -58,12 +58,21 @@ class Protocol(web.RequestHandler):
 
     trusted: it came by the Unix socket, from a process of the daemon's owner or of root. Nobody else can open that;
     where somebody has changed its mode, whoever comes needs a token as over TCP · uid: of that process · let_in: what
-    was said by the last who was let in here for what they said (auth.py).
+    was said by the last who was let in here for what they said (auth.py) · heard: when something came the last time.
     """
 
-    __slots__ = ("_head_timeout", "_late", "let_in", "trusted", "uid")
+    __slots__ = ("_head_timeout", "_late", "_others", "_refused", "_room", "heard", "let_in", "trusted", "uid")
 
-    def __init__(self, server: web.Server, *, head_timeout: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        head_timeout: float,
+        others: "set[Protocol]",
+        room: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`others`: the connections over TCP, of which there is room for so many."""
         super().__init__(
             server,
             loop=loop,
@@ -77,6 +86,8 @@ class Protocol(web.RequestHandler):
         self.trusted = False
         self.uid: int | None = None
         self.let_in = b""
+        self.heard = 0.0
+        self._others, self._room, self._refused = others, room, False
         self._head_timeout = head_timeout
         self._late: asyncio.TimerHandle | None = None
 
@@ -85,9 +96,34 @@ class Protocol(web.RequestHandler):
         super().connection_made(transport)
         self.uid = _uid_of(transport)
         self.trusted = self.uid in (os.geteuid(), 0)
+        self.heard = self._loop.time()
+        if self.uid is None:
+            self._make_room()
+
+    @property
+    def idle(self) -> bool:
+        """True while no request is in hand, be it that half of one has come."""
+        return self._current_request is None and not self._messages
+
+    def _make_room(self) -> None:
+        if len(self._others) >= self._room:
+            longest = limits.longest_idle(self._others)
+            self._refused = longest is None
+            if longest is not None:
+                self._others.discard(longest)
+                longest.force_close()
+        if self._refused:
+            # It is told so once it asks, for whoever is closed on with a request on its way may never read why.
+            self._late = self._loop.call_later(_LINGER, self.force_close)
+        else:
+            self._others.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Takes what arrives. From the first bytes of a head its time runs, however many more come one by one."""
+        if self._refused:
+            self._say_and_close(problems.TooManyConnections("all connections are in use; try again"))
+            return
+        self.heard = self._loop.time()
         super().data_received(data)
         if self._messages or self._current_request is not None:
             self._forget_the_time()
@@ -96,6 +132,7 @@ class Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone."""
+        self._others.discard(self)
         self._forget_the_time()
         super().connection_lost(exc)
 
@@ -107,8 +144,13 @@ class Protocol(web.RequestHandler):
     def _say_that_it_is_late(self) -> None:
         self._late = None
         if self.transport is not None and not self._messages and self._current_request is None:
-            late = problems.HeadTimeout(f"the head of the request did not arrive within {self._head_timeout:g} s")
-            self.transport.write(problems.as_bytes(late))
+            self._say_and_close(
+                problems.HeadTimeout(f"the head of the request did not arrive within {self._head_timeout:g} s")
+            )
+
+    def _say_and_close(self, error: DamadError) -> None:
+        if isinstance(self.transport, asyncio.Transport) and not self.transport.is_closing():
+            self.transport.write(problems.as_bytes(error))
             self.force_close()
 
     def handle_error(
@@ -190,7 +232,9 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
     await runner.setup()
     server = runner.server
     assert server is not None
-    connect = partial(Protocol, server, head_timeout=app[SETTINGS].body_timeout, loop=loop)
+    settings = app[SETTINGS]
+    room = limits.connections(settings.max_connections)
+    connect = partial(Protocol, server, head_timeout=settings.body_timeout, others=set(), room=room, loop=loop)
     doors.connect = connect
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
@@ -202,7 +246,7 @@ async def serve(app: web.Application, doors: Doors) -> AsyncIterator[Addresses]:
             await doors.tcp.start_serving()
         except OSError as error:
             raise ConfigError(f"cannot listen on host {host}, port {port}: {error.strerror}") from None
-        yield Addresses(url=_url(app[SETTINGS], host, port), host=host, port=port, socket=doors.path)
+        yield Addresses(url=_url(settings, host, port), host=host, port=port, socket=doors.path)
 
 
 def _uid_of(transport: asyncio.BaseTransport) -> int | None:

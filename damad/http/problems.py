@@ -136,6 +136,24 @@ class Misdirected(Refusal):
     title = "Not the host that was asked for"
 
 
+class TooManyRequests(Refusal):
+    """One request too many for its time. `values` has the seconds to wait for."""
+
+    status = 429
+    problem = "too-many-requests"
+    title = "Too many requests"
+
+
+class TooManyConnections(Refusal):
+    """There are as many connections as there may be, and on all of them somebody is being answered."""
+
+    status = 429
+    problem = "too-many-connections"
+    title = "Too many connections"
+    closes = True
+    headers: ClassVar[Mapping[str, str]] = {hdrs.RETRY_AFTER: RETRY_AFTER}
+
+
 class NotReady(Refusal):
     """Something that damad needs is not there, or too slow."""
 
@@ -180,6 +198,8 @@ def response(error: DamadError) -> web.Response:
     also = dict(error.headers) if isinstance(error, Refusal) else {}
     if isinstance(error, Unavailable):
         also[hdrs.RETRY_AFTER] = RETRY_AFTER
+    if isinstance(error, TooManyRequests):
+        also[hdrs.RETRY_AFTER] = str(error.values["seconds"])
     answer = web.Response(
         body=msgspec.json.encode(document(error)), status=error.status, content_type=CONTENT_TYPE, headers=also
     )
@@ -191,9 +211,10 @@ def response(error: DamadError) -> web.Response:
 def as_bytes(error: DamadError) -> bytes:
     """The answer as it goes over the line, to who has not even asked yet. The connection is closed after it."""
     body = msgspec.json.encode(document(error))
+    also = "".join(f"{name}: {value}\r\n" for name, value in getattr(error, "headers", {}).items())
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{headers.as_lines()}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{headers.as_lines()}{also}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 

@@ -13,7 +13,23 @@ MASKED = "tests/test_masking.py"
 
 ACTOR = "tests/test_http_actor.py"
 
+LIMITS = "tests/test_http_limits.py"
+
 GUARDS = (
+    Guard(
+        "a token may not ask more than the rate",
+        "damad/http/limits.py",
+        "if used + 1 > self._number:",
+        "if False:",
+        (f"{LIMITS}::test_one_request_too_many_is_429_and_says_how_long_to_wait",),
+    ),
+    Guard(
+        "there are no more connections than there may be",
+        LISTENING,
+        "if len(self._others) >= self._room:",
+        "if False:",
+        (f"{LIMITS}::test_where_every_connection_is_at_work_one_more_is_refused_but_for_the_owner",),
+    ),
     Guard(
         "who sends an event again may be another",
         "schema/204_as_sent.sql",
