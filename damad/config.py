@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from damad import units
+from damad import stderrlog, units
 from damad.errors import ConfigError, InvalidInput
-from damad.model import settings
+from damad.model import settings, trace
 from damad.model.queue import MOST_SLOTS, TASK_SETTINGS, StoredQueue
 from damad.model.retention import RULE_SETTINGS, Rule, parse_rule
 
@@ -66,6 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 1000
     request_rate: tuple[int, float] | None = None
     log_limit: int = 64_000_000
+    log_format: str = stderrlog.TEXT
     auto_migrate: bool = True
     fork_server: bool = True
     group_appends: bool = True
@@ -97,7 +98,7 @@ _CREDENTIALS: Final = frozenset({
 })  # fmt: skip
 _DAEMONS_OWN: Final = frozenset({
     "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC",
-    "WATCHDOG_PID", "MAINPID",
+    "WATCHDOG_PID", "MAINPID", "TRACEPARENT", "TRACESTATE",
 })  # fmt: skip
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -137,7 +138,7 @@ def load(given: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
 
 def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for workers: this one less every DAMAD_ variable, what systemd tells the daemon alone, and
-    every credential of Postgres: by its name, or for a URL that holds a password."""
+    every credential of Postgres: by its name, or for a URL that holds a password. A task has a trace of its own."""
     environ = os.environ if environ is None else environ
     return {
         name: value
@@ -148,6 +149,11 @@ def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
 
 def _is_credential(name: str, value: str) -> bool:
     return name in _CREDENTIALS or bool(_URL_WITH_PASSWORD.match(value))
+
+
+def traceparent(environ: Mapping[str, str] | None = None) -> str | None:
+    """The trace that whoever started this process says that it belongs to."""
+    return trace.parse((os.environ if environ is None else environ).get(trace.KEY.upper()))
 
 
 def notify_socket(environ: Mapping[str, str] | None = None) -> str | None:
@@ -306,6 +312,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise ConfigError(f"{source}: {name}: {value} s is too short; at least 100ms")
     if name == "max_connections" and value < 1:
         raise ConfigError(f"{source}: max_connections: {value} is too few; at least 1")
+    if name == "log_format" and value not in stderrlog.FORMATS:
+        raise ConfigError(f"{source}: log_format: {value!r} is neither {' nor '.join(stderrlog.FORMATS)}")
     if name == "max_body" and value == 0:
         raise ConfigError(f"{source}: max_body: 0 bytes are no body; at least 1")
     if any("\0" in str(text) for text in (value if isinstance(value, tuple) else (value,))):

@@ -23,6 +23,7 @@ from damad.errors import NoContext, NotFound
 from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
+from damad.model import trace
 from damad.model.memory import Memory
 
 T = TypeVar("T")
@@ -57,8 +58,9 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     """What code knows about where it runs. Outside a task, `etl_context_id` may be None: then only pg_env is known.
 
     fence: the claim under which this run appends, None outside a run · work_dir: the task's folder, if it has one ·
-    database, host: resolved from the configuration where they are not given · memory: of a run, for its waits ·
-    actor: who asks over HTTP, which stands in the meta of what they append.
+    traceparent: the trace that this belongs to, and what is queued here too (model/trace.py) · database, host: resolved
+    from the configuration where they are not given · memory: of a run, for its waits · actor: who asks over HTTP, which
+    stands in the meta of what they append.
     """
 
     pg_env: str
@@ -69,6 +71,7 @@ class EtlContext(msgspec.Struct, frozen=True, kw_only=True):
     queue: str | None = None
     initial_event: dict[str, Any] | None = None
     work_dir: Path | None = None
+    traceparent: str | None = None
     database: Database | None = None
     host: Host | None = None
     memory: Memory | None = None
@@ -98,6 +101,16 @@ def current() -> EtlContext:
         raise NoContext(
             "there is no ambient context here; enter one with damad.context.run_in(EtlContext(...))"
         ) from None
+
+
+def log_fields() -> dict[str, Any]:
+    """What a log line says of where it is written: pg_env, etl_context_id, attempt and trace_id, as far as they are."""
+    here = _current.get(None)
+    if here is None:
+        return {}
+    trace_id = None if here.traceparent is None else trace.trace_id(here.traceparent)
+    known = {"pg_env": here.pg_env, "etl_context_id": here.etl_context_id, "attempt": here.attempt}
+    return {name: value for name, value in (known | {"trace_id": trace_id}).items() if value is not None}
 
 
 def current_id() -> int:

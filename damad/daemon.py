@@ -50,7 +50,7 @@ _GARBAGE: Final = 10_000
 
 def main(settings: Config) -> None:
     """Runs the daemon until SIGTERM or SIGINT, which end the process. Raises whatever stops it from starting."""
-    stderrlog.configure(logging.INFO)
+    stderrlog.configure(logging.INFO, form=settings.log_format, about=context.log_fields)
     statefolder.prepare(settings.state_dir)
     with statefolder.only_daemon(settings.state_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         with unwrapped():

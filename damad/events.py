@@ -20,6 +20,7 @@ from damad.eventstore import listener
 from damad.eventstore.feed import Cursor, Feed, Page
 from damad.eventstore.store import Append, Appended
 from damad.eventstore.uuids import new_uuid
+from damad.model import trace
 from damad.model.event import TASK_PREFIX, Event, RecordedEvent, check_meta, check_type, parse
 
 T = TypeVar("T")
@@ -132,7 +133,7 @@ async def append(
     new = []
     for place, event in enumerate(given):
         where = f"{pointer}/{place}" if len(given) > 1 else pointer
-        new.append(_not_reserved(_event(event, where), where))
+        new.append(traced(_not_reserved(_event(event, where), where)))
     done = await context.current().store.append(
         [
             Append(etl_context_id=etl_context_id, event=_with_uuid(event), expected_version=expected)
@@ -152,6 +153,12 @@ def _counted(expected: Sequence[int | None], count: int) -> list[int | None]:
         return list(expected) or [None] * count
     counted = [min(first + place, _LAST_VERSION) for place in range(count)]
     return [own if own is not None else after for own, after in zip(expected, counted, strict=True)]
+
+
+def traced(event: Event) -> Event:
+    """The event with the trace of whoever appends it, if that belongs to one, in its meta."""
+    traceparent = context.current().traceparent
+    return event if traceparent is None else msgspec.structs.replace(event, meta=trace.kept(event.meta, traceparent))
 
 
 def _with_uuid(event: Event) -> Event:

@@ -26,7 +26,7 @@ from damad.errors import (
 from damad.eventstore import ended, intents, leases
 from damad.eventstore.ended import Ended
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
-from damad.model import settings, shape
+from damad.model import settings, shape, trace
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
 from damad.model.lifecycle import ENDED
 from damad.waits import (
@@ -88,6 +88,9 @@ def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
 
 async def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
     workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
+    traceparent = context.current().traceparent
+    if traceparent is not None and trace.KEY not in ((asked.initial_event or {}).get("meta") or {}):
+        asked = msgspec.structs.replace(asked, meta=trace.kept(asked.meta, traceparent))
     new = new_task(asked, here, pointer=pointer)
     recorded = (new.initial.meta or {})[SETTINGS_KEY]
     if (on_failure := recorded.get("on_failure")) is not None:
@@ -154,7 +157,7 @@ async def cancel(etl_context_id: int, *, terminate: bool = False) -> State:
     """
     store = context.current().store
     payload = {"terminate": True} if terminate else None
-    asked = Event(type="dama/task:CANCEL_REQUESTED", payload=payload, event_uuid=uuid4())
+    asked = events.traced(Event(type="dama/task:CANCEL_REQUESTED", payload=payload, event_uuid=uuid4()))
     while True:
         state = await _task(etl_context_id)
         if state.state in ENDED or state.state == "cancelling":
@@ -192,7 +195,7 @@ async def retry(etl_context_id: int) -> State:
         raise Conflict(
             f"task {etl_context_id} is {state.state}; only a failed or cancelled task is retried", state=state.state
         )
-    requeued = Event(type="dama/task:REQUEUED", event_uuid=uuid4())
+    requeued = events.traced(Event(type="dama/task:REQUEUED", event_uuid=uuid4()))
     store, on = context.current().store, events.open_connection()
     await intents.forget_cancels(store.database)
     append = Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)

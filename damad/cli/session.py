@@ -59,7 +59,8 @@ async def opened(
     try:
         if server is not None and schema:
             await migrate(database)
-        with context.run_in(context.EtlContext(pg_env=name, database=database, host=host)) as ambient:
+        here = context.EtlContext(pg_env=name, database=database, host=host, traceparent=config.traceparent())
+        with context.run_in(here) as ambient:
             yield ambient
     finally:
         await database.close()

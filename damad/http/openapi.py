@@ -112,7 +112,9 @@ _HEADERS: Final = {
     "If-Match": {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"(, (W/)?"[^"]*")*)$'},
     "Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,1024}$"},
     "Last-Event-ID": _TEXT,
+    "traceparent": _TEXT,
 }
+_TRACED: Final = {"traceparent": "The trace that this belongs to; one that is none (W3C Trace Context) is ignored"}
 _RESUMES: Final = {"Last-Event-ID": "In a stream: the cursor to go on after"}
 OPERATIONS: Final[Mapping[Handler, Operation]] = {
     events.append_events: Operation(
@@ -121,6 +123,7 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
         headers={
             "If-Match": "The version that the context is to have, as an ETag; 412 if it has another",
             "Idempotency-Key": "The same key and body again is answered with the first event",
+            **_TRACED,
         },
     ),
     events.read_events: Operation(query=events.EventQuery, answers={200: _page(_EVENT)}, live=True, headers=_RESUMES),
@@ -128,11 +131,11 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
     tasks.queue_tasks: Operation(
         body=_many(tasks.TaskFields),
         answers=dict.fromkeys((200, 201), _either(_ref(Queued), _array(_ref(Queued)))),
-        headers={"Idempotency-Key": "The idempotency_key of the one task that is queued"},
+        headers={"Idempotency-Key": "The idempotency_key of the one task that is queued", **_TRACED},
     ),
     tasks.list_tasks: Operation(query=tasks.TaskQuery, answers={200: _page(_ref(TaskState))}),
-    tasks.cancel_task: Operation(answers={202: _STATE}),
-    tasks.retry_task: Operation(answers={202: _STATE}),
+    tasks.cancel_task: Operation(answers={202: _STATE}, headers=_TRACED),
+    tasks.retry_task: Operation(answers={202: _STATE}, headers=_TRACED),
     tasks.retry_tasks: Operation(body=_ref(tasks.RetryFields), answers={200: _ref(Redriven)}),
     contexts.create_context: Operation(body=_ref(contexts.ContextFields), answers={201: _object(etl_context_id=_ID)}),
     contexts.read_state: Operation(answers={200: _STATE}),

@@ -1,4 +1,4 @@
-"""The pg_envs of a server, and the one that a request names."""
+"""The pg_envs of a server, and the one that a request names; and the trace that the request belongs to."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,15 +6,18 @@ from typing import Final
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from multidict import istr
 
 from damad import context
 from damad.context import EtlContext
 from damad.errors import NotFound
+from damad.model import trace
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
 ACTOR: Final = web.RequestKey[str]("actor")
 """Who asks: the name of their token, or `uid:` and the number of the user who came by the Unix socket. The first token
 has no name, so whoever has it has none."""
+_TRACEPARENT: Final = istr(trace.KEY)
 
 
 @web.middleware
@@ -26,6 +29,14 @@ async def in_pg_env(request: web.Request, handler: Handler) -> web.StreamRespons
     found = request.app[PG_ENVS].get(name)
     if found is None:
         raise NotFound(f"there is no pg_env {name[:80]!r} here")
-    actor = request.get(ACTOR)
-    context.enter(found if actor is None else msgspec.structs.replace(found, actor=actor))
+    context.enter(_asked_by(found, request))
     return await handler(request)
+
+
+def _asked_by(found: EtlContext, request: web.Request) -> EtlContext:
+    """The context with who asks, and with the trace of the request. Who sends two traceparents has sent none."""
+    actor, given = request.get(ACTOR), request.headers.getall(_TRACEPARENT, ())
+    traceparent = trace.parse(given[0]) if len(given) == 1 else None
+    if actor is None and traceparent is None:
+        return found
+    return msgspec.structs.replace(found, actor=actor, traceparent=traceparent)

@@ -23,7 +23,7 @@ from damad.errors import Conflict, InvalidWorker, StaleFence, Unavailable
 from damad.eventstore import intents, leases
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
-from damad.model import retry, settings
+from damad.model import retry, settings, trace
 from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
 from damad.model.memory import Memory
@@ -45,6 +45,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     max_result: int
     shared: bool = False
     wait_in_process: float = 5.0
+    log_format: str = "text"
 
 
 _LATE: Final = 0.5
@@ -122,6 +123,7 @@ class Attempt:
             queue=task.queue,
             initial_event=task.initial_event.as_dict(),
             work_dir=Path(work_dir) if work_dir else None,
+            traceparent=trace.of(task.initial_event.meta),
             memory=Memory(self.claim.wait_in_process, self.now),
             host=context.Host(
                 host_id=self.claim.host_id,
@@ -157,18 +159,17 @@ class Attempt:
     def started(self, process: processes.Process) -> Event:
         """The event by which a process begins the attempt. The same one whoever says it, and however often."""
         self._resolved()
-        return Event(
-            type="dama/task:STARTED",
-            event_uuid=self._started,
-            payload={
-                "attempt": self.number,
-                "pid": process.pid,
-                "start_time": process.start_time,
-                "boot_id": process.boot_id,
-                "host_id": self.claim.host_id,
-                "sha256": self._sha256,
-            },
-        )
+        payload = {
+            "attempt": self.number,
+            "pid": process.pid,
+            "start_time": process.start_time,
+            "boot_id": process.boot_id,
+            "host_id": self.claim.host_id,
+            "sha256": self._sha256,
+        }
+        if self.context.traceparent is not None:
+            payload[trace.KEY] = self.context.traceparent
+        return Event(type="dama/task:STARTED", event_uuid=self._started, payload=payload)
 
     def _resolved(self) -> Path | InvalidWorker:
         """The worker's file, or why it may not be run. Looked at once: what is said to run is what runs."""

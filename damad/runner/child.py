@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import msgspec
 
-from damad import background, context, failpoints, processes, workerfile
+from damad import background, context, failpoints, processes, stderrlog, workerfile
 from damad.errors import Conflict
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment
@@ -74,6 +74,8 @@ class Run:
             answer_timeout=_ANSWER_TIMEOUT,
             pooled=assignment["pooled"],
         )
+        if claim.log_format != stderrlog.TEXT:
+            _log_to_stderr(claim.log_format)
         self._attempt = Attempt(claim, database, task, asked_at=assignment["asked_at"])
         self._attempt.prepare()
         self._debug = assignment["debug"]
@@ -267,7 +269,7 @@ def _draw_anew() -> None:
         numpy.random.seed()
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+def _log_to_stderr(form: str = stderrlog.TEXT) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(stderrlog.formatter(form, context.log_fields))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

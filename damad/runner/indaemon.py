@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from damad import context, workerfile
+from damad import context, stderrlog, workerfile
 from damad.errors import Conflict
 from damad.model import limits
 from damad.model.event import Event
@@ -105,7 +105,7 @@ def _cancel_of_this_task() -> Callable[[], None]:
 async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
     log_file = _LogFile(log_path)
     try:
-        _divert_output()
+        _divert_output(attempt.claim.log_format)
         _contain_exits(asyncio.get_running_loop())
         _log_file.set(log_file)
         return await _main(attempt)
@@ -193,12 +193,12 @@ class _Diverted(io.TextIOBase):
 
 
 @cache
-def _divert_output() -> None:
+def _divert_output(log_format: str) -> None:
     """Once a process."""
     sys.stdout = _Diverted(sys.stdout)
     sys.stderr = _Diverted(sys.stderr)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(stderrlog.formatter(log_format, context.log_fields))
     logger = logging.getLogger("damad.worker")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

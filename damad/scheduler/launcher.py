@@ -15,6 +15,7 @@ import structlog
 from damad import config, failpoints, logs
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment as Task
+from damad.model import trace
 from damad.model.json_value import Unreadable
 from damad.runner import records
 from damad.runner.attempt import Claim
@@ -59,6 +60,8 @@ def assign(
         "AVAIL_DAMA_ETL_CONTEXT_ID": str(claim.etl_context_id),
         "DAMAD_ATTEMPT": str(attempt),
     }
+    if (traceparent := trace.of(initial.meta)) is not None:
+        environment[trace.KEY.upper()] = traceparent
     return Assignment(
         claim=claim,
         attempt=attempt,

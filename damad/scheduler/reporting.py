@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -11,7 +12,7 @@ from damad import failpoints
 from damad.errors import Conflict, DamadError
 from damad.eventstore import intents
 from damad.eventstore.store import Append, EventStore
-from damad.model import retry
+from damad.model import retry, trace
 from damad.model.event import Event
 from damad.runner import line
 from damad.scheduler import decisions
@@ -84,3 +85,10 @@ def said(decision: decisions.Decision | None, held: Held, now: datetime) -> list
             asked = [] if held.state == "cancelling" else [Event(type="dama/task:CANCEL_REQUESTED")]
             return [*asked, Event(type="dama/task:CANCELLED")]
     return []
+
+
+def say_how_it_ended(key: Key, seen: decisions.Observed, started: Any) -> None:
+    """Says in the daemon's log how the process of a run ended, where that is known. started: the payload of STARTED."""
+    if seen.exit is not None:
+        how = {"exit_code": seen.exit.exit_code, "signal": seen.exit.signal} | trace.said(started)
+        log.info("a worker's process has ended", etl_context_id=key[0], fence=key[1], **how)

@@ -8,7 +8,7 @@ import structlog
 from damad import config, logs
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
-from damad.model import settings
+from damad.model import settings, trace
 from damad.runner import indaemon
 from damad.runner.attempt import Attempt, Claim
 from damad.scheduler import launcher
@@ -89,7 +89,8 @@ class Starter:
             else:
                 await launcher.launch_forked(assignment, self._runners, self._reporter(key), preload)
         except OSError as error:
-            log.error("a runner could not be started", etl_context_id=key[0], reason=str(error))
+            of = trace.said({trace.KEY: assignment.environment.get(trace.KEY.upper())})
+            log.error("a runner could not be started", etl_context_id=key[0], reason=str(error), **of)
         finally:
             self._observer.starting(key, False)
             self._wake()
@@ -107,6 +108,7 @@ class Starter:
             max_result=self._config.max_body,
             shared=shared,
             wait_in_process=self._config.wait_in_process,
+            log_format=self._config.log_format,
         )
 
 

@@ -23,6 +23,7 @@ from damad.eventstore import leases, listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
 from damad.eventstore.store import Append, Assignment, EventStore
+from damad.model import trace
 from damad.model.event import Event
 from damad.runner import indaemon
 from damad.scheduler import decisions
@@ -33,7 +34,7 @@ from damad.scheduler.clock import Clock
 from damad.scheduler.decisions import Cancelled, Conclude, Held, Kill, Launch, Release
 from damad.scheduler.lateness import Lateness
 from damad.scheduler.observation import Key, Observer, held_task
-from damad.scheduler.reporting import said
+from damad.scheduler.reporting import said, say_how_it_ended
 from damad.scheduler.runners import Runners
 from damad.scheduler.starting import Starter
 
@@ -310,14 +311,16 @@ class Supervisor:
                 await self._append(task, *said(decision, held, self._clock.now()), expected_version=task.version)
                 self._forget(key, lost=seen.exit is None)
             case Kill(force, why):
-                log.info("stopping a worker", attempt=task.attempt, force=force, why=why, **self._about(task))
+                log.info("stopping a worker", attempt=task.attempt, force=force, why=why, **self._about(task),
+                         **trace.said(task.started))  # fmt: skip
                 self._observer.stop(key, task.started, force=force, why=why)
                 failpoints.hit("supervisor.killed")
             case Conclude(failure):
                 failpoints.hit("supervisor.verdict")
                 await self._append(task, *said(decision, held, self._clock.now()))
                 log.info("an attempt failed", etl_context_id=task.etl_context_id, kind=failure.kind,
-                         attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal)  # fmt: skip
+                         attempt=failure.attempt, exit_code=failure.exit_code, signal=failure.signal,
+                         **trace.said(task.started))  # fmt: skip
                 failpoints.hit("supervisor.concluded")
                 self._forget(key, lost=seen.exit is None)
             case Cancelled():
@@ -347,7 +350,7 @@ class Supervisor:
             if seen.process in (decisions.ALIVE, decisions.STARTING, decisions.LEFT):
                 alive[key] = seen
             else:
-                _say_how_it_ended(key, seen)
+                say_how_it_ended(key, seen, started.get(key))
                 self._forget(key, lost=seen.exit is None)
         if not alive:
             return []
@@ -361,7 +364,8 @@ class Supervisor:
                 seen, now=self._clock.now(), grace=self._config.grace, ended_at=end.ended_at, by_itself=by_itself
             )
             if kill is not None:
-                log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force)
+                log.info("stopping a worker whose task has ended", etl_context_id=key[0], force=kill.force,
+                         **trace.said(started.get(key)))  # fmt: skip
                 self._observer.stop(key, started.get(key), force=kill.force)
         return [min(self._config.grace, 0.1 if any(seen.process == decisions.LEFT for seen in alive.values()) else 1.0)]
 
@@ -390,9 +394,3 @@ class Supervisor:
 
 def _key(task: HeldTask) -> Key:
     return task.etl_context_id, task.fence
-
-
-def _say_how_it_ended(key: Key, seen: decisions.Observed) -> None:
-    if seen.exit is not None:
-        how = {"exit_code": seen.exit.exit_code, "signal": seen.exit.signal}
-        log.info("a worker's process has ended", etl_context_id=key[0], fence=key[1], **how)

@@ -33,8 +33,8 @@ GUARDS = (
     Guard(
         "who sends an event again may be another",
         "schema/204_as_sent.sql",
-        "THEN nullif(meta - '__dama_actor__', '{}')",
-        "THEN meta",
+        "meta - '{__dama_actor__,traceparent}'::text[]",
+        "meta - '{traceparent}'::text[]",
         (
             f"{ACTOR}::test_the_same_event_again_is_the_first_row_whoever_sends_it",
             f"{ACTOR}::test_the_same_task_again_is_the_first_one_whoever_asks_for_it",

@@ -31,6 +31,7 @@ import guards_of_limits
 import guards_of_processes
 import guards_of_queues
 import guards_of_schedules
+import guards_of_traces
 import guards_of_waits
 from guard import Guard
 
@@ -45,6 +46,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_archive.GUARDS,
     *guards_of_access.GUARDS,
     *guards_of_client.GUARDS,
+    *guards_of_traces.GUARDS,
 )
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "data")
 LONGEST = 300.0
