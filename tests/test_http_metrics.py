@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from damad.eventstore import counting
 from damad.eventstore.store import Append
-from damad.http import health
+from damad.http import health, metrics
 from damad.model.event import Event
 
 house, ready = http_support.house, http_support.ready
@@ -106,6 +106,41 @@ async def test_attempts_are_counted_by_what_became_of_them_with_their_times(fres
     assert attempts == {"done": 1, "exception": 1}
     assert found["damad_task_wait_seconds_count", ()] == found["damad_attempt_run_seconds_count", ()] == 2
     assert found["damad_task_wait_seconds_sum", ()] > 0 and found["damad_attempt_run_seconds_sum", ()] > 0
+    for name in ("damad_task_wait_seconds", "damad_attempt_run_seconds"):
+        buckets = [found[f"{name}_bucket", (bound,)] for bound in [*map(str, counting.BOUNDS), "+Inf"]]
+        assert buckets == sorted(buckets) and buckets[-1] == found[f"{name}_count", ()]
+
+
+async def test_a_time_is_counted_at_the_first_bound_that_is_not_below_it(fresh: House) -> None:
+    """The ends are put where they are wanted; a run that seems to take long takes a moment more."""
+    for seconds in (2.0, 20.0, 100_000.0):
+        id_ = await fresh.new_task()
+        fence = await fresh.start(id_)
+        begun = "UPDATE data_manager.dama_tasks SET started_at = now() - $2 * interval '1 s' WHERE etl_context_id = $1"
+        async with fresh.database.connection() as connection:
+            await connection.execute(begun, id_, seconds)
+        await fresh.append(id_, ":FINAL", {}, fence)
+    found = await scraped(fresh)
+    counts = [
+        found["damad_attempt_run_seconds_bucket", (bound,)] for bound in ("1.0", "15.0", "60.0", "86400.0", "+Inf")
+    ]
+    assert counts[0] == 0 and counts[2:] == [2, 2, 3]
+
+
+async def test_kinds_and_queues_beyond_the_most_are_counted_together(
+    fresh: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "MOST_KINDS", 0)
+    monkeypatch.setattr(metrics, "MOST_QUEUES", 1)
+    for queue in ("a", "b", "c"):
+        await fresh.new_task(queue=queue)
+    failed = await fresh.new_task(queue="a")
+    await fresh.fail(failed, await fresh.start(failed))
+    found = await scraped(fresh)
+    assert found["damad_attempts_total", ("other",)] == 1
+    tasks = {labels: value for (name, labels), value in found.items() if name == "damad_tasks"}
+    assert tasks == {("a", "queued"): 1, ("(others)", "queued"): 2}
+    assert found["damad_oldest_queued_seconds", ("(others)",)] > 0
 
 
 async def test_readers_of_the_feed_are_counted_with_how_far_the_slowest_is_behind(fresh: House) -> None:

@@ -5,7 +5,9 @@ so it tells of all writers and not of this daemon alone: of several daemons of o
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
+MOST_QUEUES: Final = 200
+"""Queues that have a label of their own. The others are OTHER_QUEUES together: who queues a task names its queue."""
+OTHER_QUEUES: Final = "(others)"
+"""No name that a queue can have."""
 PATIENCE: Final = 10.0
 """Seconds in which a pg_env has to say what it counted."""
 
@@ -105,7 +111,7 @@ def _of_logs(observed: list[Observed]) -> Iterator["Metric"]:
 
 
 def _of_tasks(observed: list[Observed]) -> Iterator["Metric"]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     tasks = GaugeMetricFamily("damad_tasks", "Tasks that have not ended", labels=["pg_env", "queue", "state"])
     oldest = GaugeMetricFamily(
@@ -114,21 +120,52 @@ def _of_tasks(observed: list[Observed]) -> Iterator["Metric"]:
     attempts = CounterMetricFamily(
         "damad_attempts", "Attempts that ended, by what became of them", labels=["pg_env", "outcome"]
     )
-    waits = SummaryMetricFamily("damad_task_wait_seconds", "From when a task might run to its start", labels=["pg_env"])
-    runs = SummaryMetricFamily(
+    waits = HistogramMetricFamily(
+        "damad_task_wait_seconds", "From when a task might run to its start", labels=["pg_env"]
+    )
+    runs = HistogramMetricFamily(
         "damad_attempt_run_seconds", "From the start of an attempt to its end", labels=["pg_env"]
     )
     for one in observed:
         name, totals = one.database.pg_env, one.totals
-        for depth in one.depths:
-            tasks.add_metric([name, depth.queue, depth.state], depth.number)
-            if depth.state == "queued":
-                oldest.add_metric([name, depth.queue], max(0.0, depth.oldest_age or 0.0))
+        for (queue, state), number in _numbers(one.depths).items():
+            tasks.add_metric([name, queue, state], number)
+        for queue, age in _oldest(one.depths).items():
+            oldest.add_metric([name, queue], age)
         for outcome, count in sorted(totals.attempts.items()):
             attempts.add_metric([name, outcome], count)
-        waits.add_metric([name], totals.waits, totals.waited)
-        runs.add_metric([name], totals.runs, totals.ran)
+        waits.add_metric([name], _buckets(totals.waits), totals.waits.seconds)
+        runs.add_metric([name], _buckets(totals.runs), totals.runs.seconds)
     yield from (tasks, oldest, attempts, waits, runs)
+
+
+def _told_apart(depths: list[queues.Depth]) -> set[str]:
+    """The queues that have a label of their own: the first by name, so that it is the same ones each time."""
+    return set(sorted({depth.queue for depth in depths})[:MOST_QUEUES])
+
+
+def _numbers(depths: list[queues.Depth]) -> Counter[tuple[str, str]]:
+    """How many tasks are in which queue and state."""
+    own, numbers = _told_apart(depths), Counter[tuple[str, str]]()
+    for depth in depths:
+        numbers[depth.queue if depth.queue in own else OTHER_QUEUES, depth.state] += depth.number
+    return numbers
+
+
+def _oldest(depths: list[queues.Depth]) -> dict[str, float]:
+    """For how many seconds the oldest task of each queue might have run."""
+    own, ages = _told_apart(depths), dict[str, float]()
+    for depth in depths:
+        if depth.state == "queued":
+            queue = depth.queue if depth.queue in own else OTHER_QUEUES
+            ages[queue] = max(ages.get(queue, 0.0), depth.oldest_age or 0.0)
+    return ages
+
+
+def _buckets(times: counting.Times) -> list[tuple[str, float]]:
+    """As Prometheus counts: each bound has all that are not above it."""
+    bounds = [*map(str, counting.BOUNDS), "+Inf"]
+    return list(zip(bounds, accumulate(times.counts), strict=True))
 
 
 def _of_daemon(observed: list[Observed], lag: float, readers: set[Reader]) -> Iterator["Metric"]:

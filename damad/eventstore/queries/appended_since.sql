@@ -1,7 +1,8 @@
 -- What was appended since a place in the log, by type, failures by their kind too; and the place that is reached now.
--- $1: the snapshot at that place · $2: its last event_id. NULL: only the place.
+-- $1: the snapshot at that place · $2: its last event_id. NULL: only the place. · $3: upper bounds of seconds, in order.
 -- Each event counts once, however late it commits, as in feed_difference.sql.
--- waited: from when a task might run until it started · ran: from its start to its end, or to the failure.
+-- waited: from when a task might run until it started · ran: from its start to its end, or to the failure · bucket: how
+-- many bounds are below that.
 WITH late AS MATERIALIZED (
   SELECT e.event_id FROM data_manager.event_store e
     WHERE (e.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
@@ -36,6 +37,10 @@ SELECT place.snapshot, place.last, grouped.*
     LEFT JOIN (
       SELECT type, kind, of_task, count(*) AS events,
              count(waited) AS waits, coalesce(sum(waited), 0) AS waited,
-             count(ran) AS runs, coalesce(sum(ran), 0) AS ran
-        FROM timed GROUP BY type, kind, of_task
+             count(ran) AS runs, coalesce(sum(ran), 0) AS ran, bucket
+        FROM timed, LATERAL (
+          SELECT CASE WHEN coalesce(waited, ran) IS NULL THEN 0
+                      ELSE (SELECT count(*) FROM unnest($3::float8[]) AS bound WHERE bound < coalesce(waited, ran)) END
+        ) AS b (bucket)
+        GROUP BY type, kind, of_task, bucket
     ) AS grouped ON true
