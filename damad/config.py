@@ -67,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     request_rate: tuple[int, float] | None = None
     log_limit: int = 64_000_000
     log_format: str = stderrlog.TEXT
+    otel: bool = False
     auto_migrate: bool = True
     fork_server: bool = True
     group_appends: bool = True
@@ -87,7 +88,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 _DURATIONS: Final = ("lease", "grace", "poll_interval", "wait_in_process", "body_timeout")
 _SIZES: Final = ("max_body", "log_limit")
-_SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends")
+_SWITCHES: Final = ("auto_migrate", "fork_server", "group_appends", "otel")
 _LISTS: Final = {"worker_roots": ":", "compat_open": ",", "host_names": ","}
 """Those that are lists, and what stands between their parts in the environment."""
 _SIMPLE: Final = frozenset(Config.__struct_fields__) - {"pg_envs", "queues", "retention"}

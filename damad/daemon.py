@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 import structlog
 import uvloop
 
-from damad import config, context, statefolder, stderrlog, systemd
+from damad import config, context, spans, statefolder, stderrlog, systemd
 from damad.backoff import Backoff
 from damad.config import Config
 from damad.errors import Unavailable, unwrapped
@@ -69,6 +69,7 @@ async def _serve(settings: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    exporter = spans.Exporter() if settings.otel else None
     host_id, token = statefolder.make_host_id(settings.state_dir), auth.token(settings.state_dir)
     async with AsyncExitStack() as stack:
         doors = await stack.enter_async_context(taken(settings))
@@ -94,6 +95,11 @@ async def _serve(settings: Config) -> None:
             _collect_rarely()
             _say_ready(addresses, databases)
             running += [group.create_task(_say_if_degraded(database, addresses, databases)) for database in databases]
+            if exporter is not None:
+                running += [
+                    group.create_task(spans.export_spans(database, exporter, host_id, settings.state_dir))
+                    for database in databases
+                ]
             await stop.wait()
             systemd.notify(STOPPING="1", STATUS="stopping; workers go on")
             log.info("stopping; workers go on")

@@ -64,6 +64,13 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def now(self) -> Cursor:
+        """The place behind all that can be seen now. Raises Unavailable."""
+        (now,) = await self._database.fetch("feed_now", 0, None)
+        return Cursor(
+            now["system_id"], now["timeline"], Sight(now["snapshot"], now["last"], now["event_uuid"]), None, 0
+        )
+
     async def page(self, cursor: Cursor | None = None, *, limit: int = PAGE) -> Page:
         """The events after a cursor, or from the beginning of the log. Raises CursorGone, Unavailable."""
         seen = None if cursor is None else cursor.showing or cursor.shown

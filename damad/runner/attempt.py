@@ -23,7 +23,7 @@ from damad.errors import Conflict, InvalidWorker, StaleFence, Unavailable
 from damad.eventstore import intents, leases
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
-from damad.model import retry, settings, trace
+from damad.model import retry, settings, spans, trace
 from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
 from damad.model.memory import Memory
@@ -46,6 +46,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     wait_in_process: float = 5.0
     log_format: str = "text"
+    otel: bool = False
+
+    def traceparent(self, initial_event: RecordedEvent) -> str | None:
+        """The trace that the worker is told of: with `otel` the span of its attempt, which will be exported."""
+        return spans.traceparent_of(initial_event, self.fence) if self.otel else trace.of(initial_event.meta)
 
 
 _LATE: Final = 0.5
@@ -123,7 +128,7 @@ class Attempt:
             queue=task.queue,
             initial_event=task.initial_event.as_dict(),
             work_dir=Path(work_dir) if work_dir else None,
-            traceparent=trace.of(task.initial_event.meta),
+            traceparent=self.claim.traceparent(task.initial_event),
             memory=Memory(self.claim.wait_in_process, self.now),
             host=context.Host(
                 host_id=self.claim.host_id,

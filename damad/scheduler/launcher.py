@@ -60,7 +60,7 @@ def assign(
         "AVAIL_DAMA_ETL_CONTEXT_ID": str(claim.etl_context_id),
         "DAMAD_ATTEMPT": str(attempt),
     }
-    if (traceparent := trace.of(initial.meta)) is not None:
+    if (traceparent := claim.traceparent(initial)) is not None:
         environment[trace.KEY.upper()] = traceparent
     return Assignment(
         claim=claim,

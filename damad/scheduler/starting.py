@@ -109,6 +109,7 @@ class Starter:
             shared=shared,
             wait_in_process=self._config.wait_in_process,
             log_format=self._config.log_format,
+            otel=self._config.otel,
         )
 
 
