@@ -102,8 +102,6 @@ _DAEMONS_OWN: Final = frozenset({
     "WATCHDOG_PID", "MAINPID", "TRACEPARENT", "TRACESTATE",
 })  # fmt: skip
 _URL_WITH_PASSWORD = re.compile(r"postgres(?:ql)?://[^/@\s]*:[^/@\s]+@|postgres(?:ql)?://\S*[?&]password=")
-_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _QUEUE_OWN: Final = ("concurrency", "run_in", "shared", "preload")
 _QUEUE: Final = (*_QUEUE_OWN, *sorted(TASK_SETTINGS))
@@ -261,49 +259,21 @@ def _converted(name: str, sourced: _Sourced) -> Any:
         elif name == "request_rate":
             value = units.rate(value)
         elif name == "worker_roots":
-            value = tuple(Path(_text(root)).absolute() for root in _list(value) if root != "")
+            value = tuple(Path(units.text(root)).absolute() for root in units.a_list(value) if root != "")
         elif name == "compat_open":
-            value = tuple(_origin(part) for part in _list(value) if part != "")
+            value = tuple(units.origin(part) for part in units.a_list(value) if part != "")
         elif name == "host_names":
-            value = tuple(_host_name(part) for part in _list(value) if part != "")
+            value = tuple(units.host_name(part) for part in units.a_list(value) if part != "")
         elif name in ("state_dir", "tls_cert", "tls_key"):
-            value = Path(_text(value)).expanduser().absolute()
+            value = Path(units.text(value)).expanduser().absolute()
         else:
-            value = _text(value)
+            value = units.text(value)
     except (InvalidInput, RuntimeError) as error:  # RuntimeError: ~nobody has no home
         raise ConfigError(f"{sourced.source}: {name}: {error}") from None
     if name in ("host", "state_dir", "tls_cert", "tls_key") and not sourced.value:
         raise ConfigError(f"{sourced.source}: {name}: is empty")  # that would listen everywhere, or fill this folder
     _check(name, value, sourced.source)
     return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"{value!r} is no text")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidInput(f"{value!r} is no list")
-    return value
-
-
-def _origin(value: Any) -> str:
-    """An origin as a browser sends it."""
-    text = _text(value).strip().lower()
-    if not _ORIGIN.fullmatch(text):
-        raise InvalidInput(f"{value!r} is no origin, like https://front.example or http://localhost:3000")
-    return text
-
-
-def _host_name(value: Any) -> str:
-    """A name as it stands in a Host header, without a port."""
-    text = _text(value).strip().lower()
-    if not _HOST_NAME.fullmatch(text):
-        raise InvalidInput(f"{value!r} is no name of a host, like etl.example")
-    return text
 
 
 def _check(name: str, value: Any, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Durations, sizes, numbers and yes or no as people write them.
+"""Durations, sizes, numbers, yes or no, and names of hosts, as people write them.
 
 A duration is a number of seconds, or a text like "250ms", "30s", "10m", "2h", "1d".
 A size is a number of bytes, or a text like "512kB", "10MB", "2GB" (powers of 1,000).
@@ -15,6 +15,8 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SIZE = re.compile(r"(\d{1,19})\s*(b|kb|mb|gb)?", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
 _CENTURY: Final = 100 * 366 * 86400.0
 _LARGEST: Final = 2**63 - 1
 
@@ -72,3 +74,33 @@ def yes_or_no(value: Any, *, pointer: str | None = None) -> bool:
         return msgspec.convert(value, bool, strict=False)
     except msgspec.ValidationError:
         raise InvalidInput(f"{value!r} is neither true nor false", pointer=pointer) from None
+
+
+def text(value: Any) -> str:
+    """The value, which is a text. Raises InvalidInput."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{value!r} is no text")
+    return value
+
+
+def a_list(value: Any) -> list[Any]:
+    """The value, which is a list. Raises InvalidInput."""
+    if not isinstance(value, list):
+        raise InvalidInput(f"{value!r} is no list")
+    return value
+
+
+def origin(value: Any) -> str:
+    """An origin as a browser sends it. Raises InvalidInput."""
+    name = text(value).strip().lower()
+    if not _ORIGIN.fullmatch(name):
+        raise InvalidInput(f"{value!r} is no origin, like https://front.example or http://localhost:3000")
+    return name
+
+
+def host_name(value: Any) -> str:
+    """A name as it stands in a Host header, without a port. Raises InvalidInput."""
+    name = text(value).strip().lower()
+    if not _HOST_NAME.fullmatch(name):
+        raise InvalidInput(f"{value!r} is no name of a host, like etl.example")
+    return name
