@@ -27,15 +27,13 @@ def cpu_seconds(limit: float) -> int:
     return math.ceil(limit)
 
 
-def said_by_signal(settings: TaskSettings, signal: int, cpu: float) -> tuple[str, str] | None:
+def said_by_signal(settings: TaskSettings, signal: int, *, out_of_cpu: bool) -> tuple[str, str] | None:
     """Kind and message of a failure, where a limit is what a process was killed for; None where it was not.
 
-    cpu: the seconds of CPU time that it had, with those of its children that it waited for.
+    out_of_cpu: it had used up its CPU time to the end.
     """
     limit = settings.cpu_limit
-    # The kernel kills by ticks that it counts, which may be far ahead of the time that it tells of afterwards where a
-    # process gets its CPU time in pieces: by a quota, or because many want it. So whatever killed one beyond its limit.
-    if limit is not None and (signal == _SIGXCPU or (signal == _SIGKILL and cpu >= limit)):
+    if limit is not None and (signal == _SIGXCPU or (signal == _SIGKILL and out_of_cpu)):
         return "cpu_limit", f"the attempt used more CPU time than its cpu_limit ({limit:g} s)"
     if settings.memory_limit is not None and signal in _OF_WANT:
         return "signal", (

@@ -14,6 +14,7 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -97,11 +98,11 @@ def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | 
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
-    status, cpu = _wait(pid, log, assignment["log_limit"], tee)
+    status, out_of_cpu = _wait(pid, log, assignment["log_limit"], tee)
     failpoints.hit("parent.reaped")
     _end_leftovers()
     logfile.compact(log, assignment["log_limit"])
-    records.write_exit(run, _exit(status, cpu, oom=_oom_kills() > oom_kills))
+    records.write_exit(run, _exit(status, out_of_cpu, oom=_oom_kills() > oom_kills))
     failpoints.hit("parent.exited")
     os.close(mark)
 
@@ -173,9 +174,9 @@ def take_environment(assignment: dict[str, Any]) -> None:
     os.environ.update(assignment["environment"])
 
 
-def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> tuple[int, float]:
-    """The wait status of the worker's process, and the seconds of CPU time that it had. Cuts its log meanwhile, and
-    copies what it prints on a terminal."""
+def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> tuple[int, bool]:
+    """The wait status of the worker's process, and whether its CPU time was used up. Cuts its log meanwhile, and copies
+    what it prints on a terminal."""
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -195,8 +196,19 @@ def _wait(pid: int, log: Path, log_limit: int, tee: logfile.Tee | None) -> tuple
     while tee is not None and tee.copy():
         pass
     os.close(pidfd)
-    _, status, used = os.wait4(pid, 0)
-    return status, used.ru_utime + used.ru_stime
+    out_of_cpu = _out_of_cpu(pid)
+    _, status = os.waitpid(pid, 0)
+    return status, out_of_cpu
+
+
+def _out_of_cpu(pid: int) -> bool:
+    """Whether a process that was not reaped yet has used up its CPU time: at each SIGXCPU the kernel moves the limit
+    that it sends it for, until that is the one which it kills for."""
+    try:
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+    except OSError:  # it made itself another user's
+        return False
+    return soft == hard != resource.RLIM_INFINITY
 
 
 def _end_leftovers() -> None:
@@ -209,11 +221,11 @@ def _end_leftovers() -> None:
                 os.waitpid(-1, 0)
 
 
-def _exit(status: int, cpu: float, *, oom: bool) -> records.Exit:
+def _exit(status: int, out_of_cpu: bool, *, oom: bool) -> records.Exit:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return records.Exit(None, number, oom and number == signal.SIGKILL, time.time(), cpu)
-    return records.Exit(os.WEXITSTATUS(status), None, False, time.time(), cpu)
+        return records.Exit(None, number, oom and number == signal.SIGKILL, time.time(), out_of_cpu)
+    return records.Exit(os.WEXITSTATUS(status), None, False, time.time(), out_of_cpu)
 
 
 def _oom_kills() -> int:

@@ -25,14 +25,15 @@ _LATEST: Final = 2.0**37
 
 
 class Exit(NamedTuple):
-    """How a worker's process ended: by an exit code or by a signal. `ended_at` is in seconds since the epoch · cpu: the
-    seconds of CPU time that it had, with its children's that it waited for. (Older records do not say.)"""
+    """How a worker's process ended: by an exit code or by a signal. `ended_at` is in seconds since the epoch ·
+    out_of_cpu: its CPU time was used up to the end. (Older records do not say.)
+    """
 
     exit_code: int | None
     signal: int | None
     oom: bool
     ended_at: float
-    cpu: float = 0.0
+    out_of_cpu: bool = False
 
 
 class Processes(NamedTuple):
@@ -82,14 +83,14 @@ def read_processes(run: Path) -> Processes | None:
 def read_exit(run: Path) -> Exit | None:
     """How it ended, or None where no record that can be read says so."""
     record = _read(run / "exit.json")
-    if {*record, "cpu"} != {*Exit._fields}:
+    if {*record, "out_of_cpu"} != {*Exit._fields}:
         return None
     exit_ = Exit(**record)
     by_code = _is_number(exit_.exit_code, 0, 255) and exit_.signal is None
     by_signal = _is_number(exit_.signal, 1, 64) and exit_.exit_code is None
     timed = type(exit_.ended_at) in (int, float) and 0 <= exit_.ended_at < _LATEST
-    counted = type(exit_.cpu) in (int, float) and 0 <= exit_.cpu < _LATEST
-    return exit_ if (by_code or by_signal) and timed and counted and isinstance(exit_.oom, bool) else None
+    said = isinstance(exit_.oom, bool) and isinstance(exit_.out_of_cpu, bool)
+    return exit_ if (by_code or by_signal) and timed and said else None
 
 
 def _process(value: Any) -> Process | None:

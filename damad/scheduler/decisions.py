@@ -44,13 +44,13 @@ _EXIT_KINDS: Final = {101: "exception", 102: "no_final", 104: "load"}
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended, as its record says. `cpu`: the seconds of CPU time that it had."""
+    """How a process ended, as its record says. `out_of_cpu`: its CPU time was used up."""
 
     exit_code: int | None
     signal: int | None
     oom: bool
     ended_at: datetime
-    cpu: float = 0.0
+    out_of_cpu: bool = False
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +204,7 @@ def _kind_of(held: Held, seen: Observed) -> tuple[str, str]:
     if exit_.oom:
         return "oom", "the kernel killed the process, for memory ran out"
     if exit_.signal is not None:
-        if (limited := limits.said_by_signal(held.settings, exit_.signal, exit_.cpu)) is not None:
+        if (limited := limits.said_by_signal(held.settings, exit_.signal, out_of_cpu=exit_.out_of_cpu)) is not None:
             return limited
         return "signal", f"the process was killed by signal {exit_.signal}"
     kind = _EXIT_KINDS.get(exit_.exit_code or 0, "exit")

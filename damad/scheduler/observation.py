@@ -156,7 +156,9 @@ class Observer:
         exit_ = records.read_exit(self.folder(key))
         if exit_ is None:
             return None
-        return decisions.Exit(exit_.exit_code, exit_.signal, exit_.oom, self._clock.of_host(exit_.ended_at), exit_.cpu)
+        return decisions.Exit(
+            exit_.exit_code, exit_.signal, exit_.oom, self._clock.of_host(exit_.ended_at), exit_.out_of_cpu
+        )
 
     def stop(self, key: Key, started: dict[str, Any] | None, *, force: bool, why: str | None = None) -> None:
         """Asks a run to stop, or ends it with everything it left. why: its attempt fails for that reason."""
