@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 import structlog
 import uvloop
 
-from damad import config, context, spans, statefolder, stderrlog, systemd
+from damad import config, context, spans, statefolder, stderrlog, systemd, tokens
 from damad.backoff import Backoff
 from damad.config import Config
 from damad.errors import Unavailable, unwrapped
@@ -28,7 +28,6 @@ from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.migrate import migrate
 from damad.eventstore.pools import Database
 from damad.eventstore.serving import Host, refuse_twin, serving
-from damad.http import auth
 from damad.http.app import make_app
 from damad.http.listening import Addresses, serve, taken
 from damad.scheduler.retention import Retention
@@ -70,7 +69,7 @@ async def _serve(settings: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     exporter = spans.Exporter() if settings.otel else None
-    host_id, token = statefolder.make_host_id(settings.state_dir), auth.token(settings.state_dir)
+    host_id, token = statefolder.make_host_id(settings.state_dir), tokens.first(settings.state_dir)
     async with AsyncExitStack() as stack:
         doors = await stack.enter_async_context(taken(settings))
         server = await stack.enter_async_context(_embedded(settings))

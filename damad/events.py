@@ -128,15 +128,19 @@ async def append(
     `expected_versions`: the version of the context before each of them. Who names that of the first alone has named
     them all, so that of events that are sent again none is appended twice.
 
+    To the context of a run, in that run, it appends under its fence.
+
     Raises InvalidInput (also for damad's own types, which nobody else may append), NotFound, Conflict, Unavailable.
     """
     new = []
     for place, event in enumerate(given):
         where = f"{pointer}/{place}" if len(given) > 1 else pointer
         new.append(traced(_not_reserved(_event(event, where), where)))
-    done = await context.current().store.append(
+    ctx = context.current()
+    fence = ctx.fence if ctx.etl_context_id == etl_context_id else None
+    done = await ctx.store.append(
         [
-            Append(etl_context_id=etl_context_id, event=_with_uuid(event), expected_version=expected)
+            Append(etl_context_id=etl_context_id, event=_with_uuid(event), expected_version=expected, fence=fence)
             for event, expected in zip(new, _counted(expected_versions, len(new)), strict=True)
         ]
     )

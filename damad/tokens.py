@@ -7,30 +7,37 @@ itself one there that may do more. Configuration, then, and never an event.
 Kept is the SHA-256 of a token. It is drawn at random, 256 bits of it, so no slower hash would keep it better.
 """
 
+import base64
 import fcntl
 import hashlib
+import hmac
 import logging
 import os
+import re
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from damad import statefolder
-from damad.errors import ConfigError, Conflict, InvalidInput, NotFound
+from damad import context, statefolder
+from damad.errors import ConfigError, Conflict, InvalidInput, NoContext, NotFound
 from damad.model.settings import is_name
 
+FIRST: Final = "token"
 FILE: Final = "tokens.json"
 Role = Literal["read", "write", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a token may do; each may do what those before it may."""
 _PREFIX: Final = "damad_"
 """How a token begins, so that whoever looks for secrets in code knows it for one."""
+_OF_A_RUN: Final = f"{_PREFIX}run."
+_SEALED: Final = re.compile(r"damad_run\.([a-z][a-z0-9_]*)\.([1-9][0-9]{0,18})\.([0-9]{1,18})\.[A-Za-z0-9_-]{43}")
 _BYTES: Final = 32
+_LONGEST: Final = 4096
 _WRITABLE_BY_OTHERS: Final = 0o022
 
 log = logging.getLogger(__name__)
@@ -51,6 +58,19 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def may(self, role: Role) -> bool:
         """True where it may do what needs this role."""
         return ROLES.index(self.role) >= ROLES.index(role)
+
+
+class Run(NamedTuple):
+    """A run that a token is of: its context, and the fence under which it appends."""
+
+    pg_env: str
+    etl_context_id: int
+    fence: int
+
+    @property
+    def name(self) -> str:
+        """What it is called as an actor."""
+        return f"context:{self.etl_context_id}"
 
 
 class Tokens:
@@ -91,6 +111,60 @@ class Tokens:
         except ConfigError as error:
             log.error("no token with a name is taken: %s", error)
             return {}
+
+
+def first(state_dir: Path) -> str:
+    """The first token, which lies in the state folder, made there if there is none yet, readable by its owner alone.
+
+    Raises ConfigError for a file that others can read, or that holds no token.
+    """
+    path = state_dir / FIRST
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            statefolder.make_once(path, secrets.token_urlsafe(_BYTES) + "\n")
+        except OSError as error:
+            raise ConfigError(f"the token in {path} cannot be made: {error.strerror}") from None
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_LONGEST).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token in {path} cannot be read: {error}") from None
+    if mode & 0o077:
+        raise ConfigError(f"the token in {path} can be read by others; chmod 600 it")
+    if not text:
+        raise ConfigError(f"there is no token in {path}; remove the file and a new one is made")
+    return text
+
+
+def mine() -> str:
+    """The token of the run that asks: with it whoever the worker gives it to may append events over HTTP to the context
+    of this run, and nothing else, until the run has ended.
+
+    It is kept nowhere: what it may is in it, under a seal of the first token. When it ends the log says: what is
+    appended with it bears the fence of the run. Raises NoContext outside of a run.
+    """
+    ctx = context.current()
+    if ctx.fence is None or ctx.here.state_dir is None:
+        raise NoContext("only a run of a task has a token of its own")
+    return sealed(Run(ctx.pg_env, context.current_id(), ctx.fence), first(ctx.here.state_dir))
+
+
+def sealed(run: Run, key: str) -> str:
+    """The token of a run. `key`: the first token."""
+    text = f"{_OF_A_RUN}{run.pg_env}.{run.etl_context_id}.{run.fence}"
+    seal = hmac.digest(key.encode(), text.encode(), "sha256")
+    return f"{text}.{base64.urlsafe_b64encode(seal).decode().rstrip('=')}"
+
+
+def run_of(sent: bytes, key: str) -> Run | None:
+    """The run whose token somebody sent; None for what is none, or not sealed with this first token."""
+    found = _SEALED.fullmatch(sent.decode("ascii", "replace"))
+    if found is None:
+        return None
+    run = Run(found[1], int(found[2]), int(found[3]))
+    return run if hmac.compare_digest(sealed(run, key).encode(), sent) else None
 
 
 def add(state_dir: Path, name: str, role: str, *, pg_env: str | None = None) -> str:

@@ -9,8 +9,8 @@ import http_support
 import pytest
 from http_support import TOKEN, House, raw, refusal
 
+from damad import tokens
 from damad.errors import ConfigError
-from damad.http import auth
 
 house = http_support.house
 
@@ -154,17 +154,17 @@ async def test_the_host_is_asked_before_the_origin_and_the_origin_before_the_tok
 
 
 def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    made = auth.token(tmp_path / "state")
+    made = tokens.first(tmp_path / "state")
     assert len(made) >= 32
     assert stat.S_IMODE((tmp_path / "state" / "token").stat().st_mode) == 0o600
-    assert auth.token(tmp_path / "state") == made
+    assert tokens.first(tmp_path / "state") == made
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["token"]
 
 
 def test_all_who_start_at_once_get_one_token(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
-        tokens = set(threads.map(lambda _: auth.token(tmp_path), range(64)))
-    assert len(tokens) == 1
+        made = set(threads.map(lambda _: tokens.first(tmp_path), range(64)))
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o606])
@@ -172,7 +172,7 @@ def test_a_token_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> N
     (tmp_path / "token").write_text("secret\n")
     (tmp_path / "token").chmod(mode)
     with pytest.raises(ConfigError, match="chmod 600"):
-        auth.token(tmp_path)
+        tokens.first(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\n"])
@@ -180,4 +180,4 @@ def test_a_file_that_holds_no_token_is_refused(tmp_path: Path, content: bytes) -
     (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(ConfigError, match="token"):
-        auth.token(tmp_path)
+        tokens.first(tmp_path)

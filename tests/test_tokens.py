@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from damad import tokens
-from damad.errors import ConfigError, Conflict, InvalidInput, NotFound
-from damad.tokens import Tokens
+from damad import context, tokens
+from damad.context import EtlContext, Host
+from damad.errors import ConfigError, Conflict, InvalidInput, NoContext, NotFound
+from damad.tokens import Run, Tokens
 
 
 def test_a_token_is_found_by_what_was_sent_and_by_nothing_else(tmp_path: Path) -> None:
@@ -47,6 +48,26 @@ def test_the_name_of_a_revoked_token_is_free_and_its_token_stays_dead(tmp_path: 
     tokens.revoke(tmp_path, "ci")
     new, look = tokens.add(tmp_path, "ci", "read"), Tokens(tmp_path)
     assert look.find(old.encode()) is None and look.find(new.encode())
+
+
+def test_the_token_of_a_run_says_which_run_it_is_of_and_cannot_be_made_without_the_first_token() -> None:
+    run = Run("gtfs", 17, 3)
+    sent = tokens.sealed(run, "the first token")
+    assert tokens.run_of(sent.encode(), "the first token") == run
+    assert tokens.run_of(sent.encode(), "another first token") is None
+    for other in (
+        sent.replace(".17.", ".18."), sent.replace(".3.", ".4."), sent.replace("gtfs", "gtfz"), sent[:-1], sent + "A",
+        sent.replace(".17.", ".017."), sent + "\n", "", "é",
+    ):  # fmt: skip
+        assert tokens.run_of(other.encode(), "the first token") is None
+
+
+def test_outside_of_a_run_there_is_no_token_of_its_own(tmp_path: Path) -> None:
+    here = Host(state_dir=tmp_path)
+    for ctx in (EtlContext(pg_env="main", host=here), EtlContext(pg_env="main", etl_context_id=1, host=here)):
+        with context.run_in(ctx), pytest.raises(NoContext):
+            tokens.mine()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

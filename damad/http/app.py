@@ -90,6 +90,7 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     app[PG_ENVS] = pg_envs
     app[wire.SETTINGS] = settings
     app[auth.TOKEN], app[auth.TOKENS], app[auth.WRITES] = token, Tokens(settings.state_dir), WRITES
+    app[auth.OF_RUNS] = frozenset({events.append_events})
     app[WAITS] = Waits()
     if settings.request_rate is not None:
         app[RATE] = Rate(*settings.request_rate)

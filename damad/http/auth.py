@@ -12,32 +12,29 @@ have put a port in front of it. There any name without a dot is taken, which no 
 import asyncio
 import hmac
 import ipaddress
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
-from damad import statefolder
-from damad.errors import ConfigError
 from damad.http import original
 from damad.http.limits import RATE
 from damad.http.listening import Protocol
-from damad.http.pg_envs import ACTOR
+from damad.http.pg_envs import ACTOR, RUN
 from damad.http.problems import Forbidden, HttpVersion, Misdirected, NotAllowed, Unauthorized
 from damad.http.wire import SETTINGS
-from damad.tokens import Role, Token, Tokens
+from damad.tokens import Role, Run, Token, Tokens, run_of
 
 TOKEN: Final = web.AppKey[str]("token")
 """The first token."""
 TOKENS: Final = web.AppKey[Tokens]("tokens")
 """Those with names."""
+OF_RUNS: Final = web.AppKey[frozenset[Handler]]("of_runs")
+"""The handlers that a run may ask with its token, for its own context."""
 WRITES: Final = web.AppKey[frozenset[Handler]]("writes")
 """The handlers for which `write` is enough, though their method says that they change something."""
 LOOK_AGAIN: Final = 15.0
@@ -48,33 +45,6 @@ OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 OPEN_TO_ORIGINS: Final = original.ROOT.partition("{")[0]
 """What pages of the origins that `compat_open` names may ask: the paths that begin so."""
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
-_TOKEN_BYTES: Final = 32
-_LONGEST_TOKEN: Final = 4096
-
-
-def token(state_dir: Path) -> str:
-    """The token in the state folder, made there if there is none yet, readable by its owner alone.
-
-    Raises ConfigError for a file that others can read, or that holds no token.
-    """
-    path = state_dir / "token"
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            statefolder.make_once(path, secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
-        except OSError as error:
-            raise ConfigError(f"the token in {path} cannot be made: {error.strerror}") from None
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_LONGEST_TOKEN).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the token in {path} cannot be read: {error}") from None
-    if mode & 0o077:
-        raise ConfigError(f"the token in {path} can be read by others; chmod 600 it")
-    if not text:
-        raise ConfigError(f"there is no token in {path}; remove the file and a new one is made")
-    return text
 
 
 def needed(app: web.Application, method: str, handler: Handler) -> Role:
@@ -108,6 +78,9 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if token is None:
         return await handler(request)
     request[ACTOR] = token.name
+    if isinstance(token, Run):
+        request[RUN] = token
+        return await handler(request)
     with _looked_after(request, token):
         return await handler(request)
 
@@ -119,8 +92,8 @@ def _introduction(request: web.Request) -> bytes:
     return "\n".join(said).encode(errors="surrogateescape")
 
 
-def _check_who(request: web.Request) -> Token | None:
-    """Asks for a token, unless it is the owner; returns one that has a name.
+def _check_who(request: web.Request) -> Token | Run | None:
+    """Asks for a token, unless it is the owner; returns one that has a name or is of a run.
 
     Who may do everything need not be asked again for the same words.
     """
@@ -128,14 +101,14 @@ def _check_who(request: web.Request) -> Token | None:
     owner = isinstance(door, Protocol) and door.trusted
     token = None if owner else _token_of(request)
     if token is not None:
-        _check_may(request, token)
+        _check_run(request, token) if isinstance(token, Run) else _check_may(request, token)
         return token
     if isinstance(door, Protocol):
         door.let_in = _introduction(request)
     return None
 
 
-def _count(request: web.Request, token: Token | None, *, known: bool = True) -> None:
+def _count(request: web.Request, token: Token | Run | None, *, known: bool = True) -> None:
     """Counts the request for whoever has the token, the first one where there is none with a name; and for the address
     where nobody is known. Raises TooManyRequests."""
     rate, door = request.app.get(RATE), request.protocol
@@ -164,6 +137,14 @@ def _looked_after(request: web.Request, token: Token) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _check_run(request: web.Request, run: Run) -> None:
+    """Raises NotAllowed for all but an append to the context of the run. Whether it goes on the log says."""
+    asked = request.match_info
+    own = (asked.get("pg_env"), asked.get("id")) == (run.pg_env, str(run.etl_context_id))
+    if not (own and asked.handler in request.app[OF_RUNS]):
+        raise NotAllowed(f"this token is of a run of context {run.etl_context_id}: it may append events there alone")
 
 
 def _check_may(request: web.Request, token: Token) -> None:
@@ -220,8 +201,8 @@ def _check_origin(given: str | None, host: str) -> None:
         raise Forbidden(f"pages of the origin {given[:80]!r} may not ask here")
 
 
-def _token_of(request: web.Request) -> Token | None:
-    """The token with a name that was sent, or None for the first one. Raises Unauthorized for any other."""
+def _token_of(request: web.Request) -> Token | Run | None:
+    """The token with a name or of a run that was sent; None for the first one. Raises Unauthorized for any other."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer" or not given:
         raise Unauthorized("send a token: Authorization: Bearer <token>; the first one is in the state folder")
@@ -229,7 +210,7 @@ def _token_of(request: web.Request) -> Token | None:
     sent = given.strip().encode(errors="surrogateescape")
     if hmac.compare_digest(sent, request.app[TOKEN].encode()):
         return None
-    found = request.app[TOKENS].find(sent)
+    found = request.app[TOKENS].find(sent) or run_of(sent, request.app[TOKEN])
     if found is None:
         _count(request, None, known=False)
         raise Unauthorized("this token is neither the one in the state folder nor one that `damad tokens` lists")

@@ -12,11 +12,14 @@ from damad import context
 from damad.context import EtlContext
 from damad.errors import NotFound
 from damad.model import trace
+from damad.tokens import Run
 
 PG_ENVS: Final = web.AppKey[Mapping[str, EtlContext]]("pg_envs")
 ACTOR: Final = web.RequestKey[str]("actor")
-"""Who asks: the name of their token, or `uid:` and the number of the user who came by the Unix socket. The first token
-has no name, so whoever has it has none."""
+"""Who asks: the name of their token, `context:` and its id for a run with its own, or `uid:` and the number of the user
+who came by the Unix socket. The first token has no name, so whoever has it has none."""
+RUN: Final = web.RequestKey[Run]("run")
+"""The run that asks with its own token: what it appends bears its fence."""
 _TRACEPARENT: Final = istr(trace.KEY)
 
 
@@ -39,4 +42,6 @@ def _asked_by(found: EtlContext, request: web.Request) -> EtlContext:
     traceparent = trace.parse(given[0]) if len(given) == 1 else None
     if actor is None and traceparent is None:
         return found
+    if (run := request.get(RUN)) is not None:
+        found = msgspec.structs.replace(found, etl_context_id=run.etl_context_id, fence=run.fence)
     return msgspec.structs.replace(found, actor=actor, traceparent=traceparent)

@@ -15,7 +15,33 @@ ACTOR = "tests/test_http_actor.py"
 
 LIMITS = "tests/test_http_limits.py"
 
+RUNS = "tests/test_http_run_tokens.py"
+
 GUARDS = (
+    Guard(
+        "the token of a run is sealed with the first token",
+        TOKENS,
+        "return run if hmac.compare_digest(sealed(run, key).encode(), sent) else None",
+        "return run",
+        (
+            f"{RUNS}::test_nobody_makes_one_without_the_first_token",
+            f"{KEPT}::test_the_token_of_a_run_says_which_run_it_is_of_and_cannot_be_made_without_the_first_token",
+        ),
+    ),
+    Guard(
+        "a run may do nothing but append to its own context",
+        AUTH,
+        "if not (own and asked.handler in request.app[OF_RUNS]):",
+        "if False:",
+        (f"{RUNS}::test_a_run_may_do_nothing_else",),
+    ),
+    Guard(
+        "what comes with the token of a run bears its fence",
+        "damad/events.py",
+        "ctx.fence if ctx.etl_context_id == etl_context_id else None",
+        "None",
+        (f"{RUNS}::test_its_token_is_of_no_use_once_the_attempt_has_ended",),
+    ),
     Guard(
         "a token may not ask more than the rate",
         "damad/http/limits.py",
@@ -99,8 +125,8 @@ GUARDS = (
     Guard(
         "a token with a name is looked at with each request",
         AUTH,
-        "        _check_may(request, token)\n        return token\n",
-        "        _check_may(request, token)\n",
+        "else _check_may(request, token)\n        return token\n",
+        "else _check_may(request, token)\n",
         (f"{HTTP}::test_a_token_is_dead_with_the_next_request_once_it_is_revoked",),
     ),
     Guard(

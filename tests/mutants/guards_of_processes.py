@@ -349,7 +349,7 @@ GUARDS = (
     ),
     Guard(
         "a token that others can read is none",
-        AUTH,
+        "damad/tokens.py",
         "if mode & 0o077:",
         "if False:",
         (f"{WHO}::test_a_token_that_others_can_read_is_refused",),
