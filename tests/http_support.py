@@ -136,7 +136,8 @@ async def running(folder: Path, dsn: str, **settings: Any) -> AsyncIterator[Hous
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         addresses = await stack.enter_async_context(serve(app, await stack.enter_async_context(taken(config))))
-        client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"})
+        connector = aiohttp.TCPConnector(limit=0)
+        client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}, connector=connector)
         await stack.enter_async_context(client)
         house = House(app, addresses, client)
         house.database, house.settings = database, config

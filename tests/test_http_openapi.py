@@ -79,7 +79,7 @@ async def test_what_takes_parameters_names_each_of_them(house: House) -> None:
     paths = (await document(house))["paths"]
     events = paths["/v1/{pg_env}/contexts/{id}/events"]["get"]["parameters"]
     query = {parameter["name"]: parameter for parameter in events if parameter["in"] == "query"}
-    assert set(query) == {"after_version", "tree", "type", "limit", "cursor"}
+    assert set(query) == {"after_version", "tree", "type", "limit", "cursor", "wait"}
     assert query["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
     assert query["type"]["schema"]["type"] == "array" and not query["type"]["required"]
     final = paths["/dama-admin/{pg_env}/getEtlProcessFinalEvent"]["get"]["parameters"]

@@ -13,7 +13,8 @@ disk; ids of events that somebody saw it never gives again. So what has a higher
 is new to it, whatever its transaction id says.
 """
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -64,17 +65,9 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def now(self) -> Cursor:
-        """The place behind all that can be seen now. Raises Unavailable."""
-        (now,) = await self._database.fetch("feed_now", 0, None)
-        return Cursor(
-            now["system_id"], now["timeline"], Sight(now["snapshot"], now["last"], now["event_uuid"]), None, 0
-        )
-
     async def page(self, cursor: Cursor | None = None, *, limit: int = PAGE) -> Page:
         """The events after a cursor, or from the beginning of the log. Raises CursorGone, Unavailable."""
-        seen = None if cursor is None else cursor.showing or cursor.shown
-        (now,) = await self._database.fetch("feed_now", seen.last if seen else 0, seen.event_uuid if seen else None)
+        now = await self._now(None if cursor is None else cursor.showing or cursor.shown)
         if cursor is None:
             cursor = Cursor(now["system_id"], now["timeline"], None, None, 0)
         if (cursor.system_id, cursor.timeline) != (now["system_id"], now["timeline"]) or not now["knows"]:
@@ -82,7 +75,7 @@ class Feed:
                 "the cursor is of another cluster, of a past that was restored over, or what it saw last was archived; "
                 "begin again"
             )
-        showing = cursor.showing or Sight(now["snapshot"], now["last"], now["event_uuid"])
+        showing = cursor.showing or _sight(now)
         cursor = msgspec.structs.replace(cursor, showing=showing)
         if cursor.shown is None:
             rows = await self._database.fetch("feed_beginning", showing.snapshot, showing.last, cursor.after, limit)
@@ -98,3 +91,22 @@ class Feed:
         else:
             place = msgspec.structs.replace(cursor, shown=showing, showing=None, after=0)
         return Page(events, place, full, cursor)
+
+    async def now(self) -> Cursor:
+        """The place behind everything that is there. Raises Unavailable."""
+        now = await self._now(None)
+        return Cursor(now["system_id"], now["timeline"], _sight(now), None, 0)
+
+    async def _now(self, seen: Sight | None) -> Mapping[str, Any]:
+        """The cluster, what is visible, and whether it has what was seen last."""
+        (row,) = await self._database.fetch("feed_now", seen.last if seen else 0, seen.event_uuid if seen else None)
+        return dict(row)
+
+    async def tasks_among(self, events: Sequence[RecordedEvent], *, queue: str | None, parent: int | None) -> set[int]:
+        """The contexts of these events that are tasks, of a queue and of a parent if they are named."""
+        ids = sorted({event.etl_context_id for event in events})
+        return {row["etl_context_id"] for row in await self._database.fetch("tasks_among", ids, queue, parent)}
+
+
+def _sight(now: Mapping[str, Any]) -> Sight:
+    return Sight(now["snapshot"], now["last"], now["event_uuid"])

@@ -25,6 +25,7 @@ from damad.http import (
     tasks,
     wire,
 )
+from damad.http.head import Head
 from damad.http.limits import RATE, Rate
 from damad.http.pg_envs import PG_ENVS, in_pg_env
 from damad.http.shutdown import WAITS, Waits, end_waits
@@ -95,6 +96,7 @@ def make_app(pg_envs: Mapping[str, EtlContext], *, settings: Config, token: str)
     if settings.request_rate is not None:
         app[RATE] = Rate(*settings.request_rate)
     app[feed.READERS] = set()
+    app[feed.HEADS] = {name: Head(found.store.database) for name, found in pg_envs.items()}
     app[metrics.GAUGES] = metrics.Gauges()
     app.on_response_prepare.append(headers.add)
     app.on_shutdown.append(end_waits)

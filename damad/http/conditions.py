@@ -1,4 +1,5 @@
-"""Headers that make a write safe to send again, or have it refused: Idempotency-Key, If-Match, and the ETag for that.
+"""Headers that make a write safe to send again, or have it refused: Idempotency-Key, If-Match, and the ETag for that,
+which also spares who knows a version already the reading of it: If-None-Match.
 
 The key of an append names its events (event_uuid), that of a task is its idempotency_key; an ETag is the version of a
 context, and If-Match its expected_version. So they promise what those promise, and nothing is kept beside the log.
@@ -27,6 +28,7 @@ _LONGEST_KEY: Final = 1024
 _KEYED_EVENTS: Final = UUID("5a1d8b0e-98a5-4a5e-9a0c-0f3c7d0f6b52")
 """Namespace of the event_uuids that are made of keys."""
 _TAGS = re.compile(r'\s*(?:W/)?"[^"]*"\s*(?:,\s*(?:W/)?"[^"]*"\s*)*')
+_ANY_VERSION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
 _VERSION = re.compile(r'(?<!W/)"(0|[1-9][0-9]{0,18})"')
 
 
@@ -84,6 +86,23 @@ async def matching_version(request: web.Request, etl_context_id: int) -> int | N
             etl_context_id=etl_context_id, version=version,
         )  # fmt: skip
     return version
+
+
+def is_known(request: web.Request, version: int) -> bool:
+    """True where If-None-Match names the version. Raises InvalidInput for what is no ETag."""
+    if hdrs.IF_NONE_MATCH not in request.headers:
+        return False
+    text = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH))
+    if text.strip() == "*":
+        return True
+    if not _TAGS.fullmatch(text):
+        raise _misfit("If-None-Match", 'is * or ETags, like "3"')
+    return str(version) in _ANY_VERSION.findall(text)  # compared weakly: W/ makes no difference (RFC 9110, 13.1.2)
+
+
+def not_modified(version: int) -> web.Response:
+    """The answer to who knows the version that a context is at."""
+    return web.Response(status=304, headers={hdrs.ETAG: etag(version)})
 
 
 def _uuid(text: str) -> UUID | None:

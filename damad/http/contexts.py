@@ -5,16 +5,15 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 
-from damad import context, events, queues, tasks, units
-from damad.errors import InvalidInput, NotFound
-from damad.http import conditions, wire
+from damad import context, events, queues, tasks
+from damad.errors import NotFound
+from damad.eventstore.store import State
+from damad.http import conditions, longpoll, wire
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
 from damad.model.lifecycle import ENDED
 from damad.model.shape import fit
 
-_LONGEST_WAIT: Final = 300.0
-"""Seconds that a request may wait for an end."""
 _END_STATES: Final = {"dama/task:FAILED": "failed", "dama/task:CANCELLED": "cancelled"}
 
 
@@ -31,6 +30,12 @@ class FinalQuery(msgspec.Struct, frozen=True, kw_only=True):
     timeout: str = "30s"
 
 
+class StateQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait for another version than If-None-Match names: a duration."""
+
+    wait: str | None = None
+
+
 async def create_context(request: web.Request) -> web.Response:
     """POST /contexts: a new context without events."""
     wire.query(request, wire.NoQuery)
@@ -41,9 +46,18 @@ async def create_context(request: web.Request) -> web.Response:
 
 
 async def read_state(request: web.Request) -> web.Response:
-    """GET /contexts/{id}."""
-    wire.query(request, wire.NoQuery)
-    (state,) = await queues.explained([await tasks.status(wire.context_id(request))])
+    """GET /contexts/{id}: its state, or 304 to who names its version in If-None-Match."""
+    asked = wire.query(request, StateQuery)
+    id_ = wire.context_id(request)
+
+    def is_new(state: State) -> bool:
+        return not conditions.is_known(request, state.version)
+
+    state = await longpoll.found(request, asked.wait, lambda: tasks.status(id_), of=id_, enough=is_new)
+    # When a queued task runs does not depend on its own events only.
+    if state.state != "queued" and not is_new(state):
+        return conditions.not_modified(state.version)
+    (state,) = await queues.explained([state])
     return wire.answer(state, headers={hdrs.ETAG: conditions.etag(state.version)})
 
 
@@ -60,7 +74,7 @@ async def read_tree(request: web.Request) -> web.Response:
 async def read_final(request: web.Request) -> web.Response:
     """GET /contexts/{id}/final: the event it ended with, or 202 and its state if it is still open after the timeout."""
     asked = wire.query(request, FinalQuery)
-    patience = _patience(asked.timeout)
+    patience = longpoll.patience(asked.timeout, "timeout")
     id_ = wire.context_id(request)
     event = await _end_within(request, id_, patience)
     if event is None:
@@ -70,20 +84,6 @@ async def read_final(request: web.Request) -> web.Response:
         if event is None:
             return wire.answer({"state": state.state}, status=202)
     return wire.answer({"state": _END_STATES.get(event.type, "done"), "event": event})
-
-
-def _patience(text: str) -> float:
-    """The seconds that somebody is ready to wait. Raises InvalidInput for no duration, and beyond the longest wait."""
-    try:
-        seconds = units.duration(text)
-    except InvalidInput:
-        seconds = -1.0
-    if not 0 <= seconds <= _LONGEST_WAIT:
-        raise InvalidInput(
-            f"the parameter 'timeout' is {text[:80]!r}; it is a duration like 250ms, 30s or 5m, from 0 to 300 s",
-            parameter="timeout",
-        )
-    return seconds
 
 
 async def _end_within(request: web.Request, id_: int, timeout: float) -> RecordedEvent | None:

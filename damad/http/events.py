@@ -1,6 +1,8 @@
 """/contexts/{id}/events: append one or an array, read a page, or follow live."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -8,9 +10,10 @@ from aiohttp import hdrs, web
 
 from damad import context, events, tasks
 from damad.errors import InvalidInput, VersionConflict
-from damad.http import conditions, cursors, sse, wire
+from damad.eventstore.store import State
+from damad.http import conditions, cursors, longpoll, sse, wire
 from damad.http.problems import PreconditionFailed
-from damad.model.event import Event, RecordedEvent
+from damad.model.event import Event
 from damad.model.shape import fit
 
 
@@ -28,6 +31,7 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
     type: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=255)], ...] = ()
     limit: wire.Limit = 100
     cursor: str | None = None
+    wait: str | None = None
 
 
 async def append_events(request: web.Request) -> web.Response:
@@ -71,23 +75,34 @@ async def read_events(request: web.Request) -> web.StreamResponse:
         raise InvalidInput("versions are counted per context; go on in a tree by cursor", parameter="after_version")
     # A reader that reconnects sends the address it began with, so what it saw last counts.
     cursor = (request.headers.get(hdrs.LAST_EVENT_ID) if wants_stream else None) or asked.cursor
-    await tasks.status(id_)
+    if wants_stream:
+        longpoll.refuse(asked.wait)
+    state = await tasks.status(id_)
     if asked.tree:
         seen = cursors.read_tree(cursor, id_) if cursor is not None else {}
-        return await (_stream_tree(request, id_, seen, asked) if wants_stream else _tree_page(id_, seen, asked))
+        return await (_stream_tree if wants_stream else _tree_page)(request, id_, seen, asked)
     after = cursors.read_context(cursor, id_) if cursor is not None else asked.after_version or 0
-    return await (_stream(request, id_, after, asked) if wants_stream else _page(id_, after, asked))
+    if wants_stream:
+        return await _stream(request, id_, after, asked)
+    return await _page(request, state, after, asked)
 
 
-async def _page(id_: int, after: int, asked: EventQuery) -> web.Response:
-    found = await context.current().store.read(
-        id_, after_version=after, types=asked.type or None, limit=asked.limit + 1
+async def _page(request: web.Request, state: State, after: int, asked: EventQuery) -> web.Response:
+    if asked.wait is None and conditions.is_known(request, state.version):
+        return conditions.not_modified(state.version)
+    id_ = state.etl_context_id
+    look = partial(
+        context.current().store.read, id_, after_version=after, types=asked.type or None, limit=asked.limit + 1
     )
-    return wire.page(found, asked.limit, lambda shown: cursors.context(id_, shown[-1].version))
+    found = await longpoll.found(request, asked.wait, look, of=id_)
+    # Of before the page was read: one that shows more than that is asked for once more, and none too seldom.
+    headers: dict[str, str] = {hdrs.ETAG: conditions.etag(state.version)}
+    return wire.page(found, asked.limit, lambda shown: cursors.context(id_, shown[-1].version), headers=headers)
 
 
-async def _tree_page(id_: int, seen: Mapping[int, int], asked: EventQuery) -> web.Response:
-    found = await context.current().store.read_line_since(id_, seen, types=asked.type or None, limit=asked.limit + 1)
+async def _tree_page(request: web.Request, id_: int, seen: Mapping[int, int], asked: EventQuery) -> web.Response:
+    look = partial(context.current().store.read_line_since, id_, seen, types=asked.type or None, limit=asked.limit + 1)
+    found = await longpoll.found(request, asked.wait, look)
     return wire.page(
         found,
         asked.limit,
@@ -96,16 +111,19 @@ async def _tree_page(id_: int, seen: Mapping[int, int], asked: EventQuery) -> we
 
 
 async def _stream(request: web.Request, id_: int, after: int, asked: EventQuery) -> web.StreamResponse:
-    return await sse.stream(
-        request,
-        events.follow(id_, after_version=after, types=asked.type or None),
-        message=lambda event: (event, cursors.context(id_, event.version)),
-    )
+    async def messages() -> AsyncGenerator[bytes, None]:
+        async with aclosing(events.follow(id_, after_version=after, types=asked.type or None)) as found:
+            async for event in found:
+                yield sse.message(event, cursors.context(id_, event.version))
+
+    return await sse.stream(request, messages())
 
 
 async def _stream_tree(request: web.Request, id_: int, seen: dict[int, int], asked: EventQuery) -> web.StreamResponse:
-    def message(event: RecordedEvent) -> sse.Message:
-        seen[event.etl_context_id] = event.version
-        return event, cursors.tree(id_, seen)
+    async def messages() -> AsyncGenerator[bytes, None]:
+        async with aclosing(events.follow_tree(id_, seen=seen, types=asked.type or None)) as found:
+            async for event in found:
+                seen[event.etl_context_id] = event.version
+                yield sse.message(event, cursors.tree(id_, seen))
 
-    return await sse.stream(request, events.follow_tree(id_, seen=seen, types=asked.type or None), message=message)
+    return await sse.stream(request, messages())

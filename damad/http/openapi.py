@@ -6,6 +6,7 @@ no more than its docstring does.
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,7 @@ _STRUCTS: Final = (
     QueueFields, QueueState, ScheduleFields, schedules.NewSchedule, schedules.RangeFields, Schedule, Tick,
     problems.Problem, tasks.RetryFields, Redriven,
 )  # fmt: skip
+_WITHOUT_CONTENT: Final = frozenset({204, 304})
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _NAMED: Final = re.compile(r"^(?:GET|POST|PATCH|PUT|DELETE)[^:]*: ")
 """How the docstring of a handler begins, where it names what it answers."""
@@ -108,13 +110,16 @@ def _many(shape: type) -> dict[str, Any]:
     return _either(_ref(shape), {"type": "array", "minItems": 1, "items": _ref(shape)})
 
 
+_TAGS: Final = {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"(, (W/)?"[^"]*")*)$'}
 _HEADERS: Final = {
-    "If-Match": {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"(, (W/)?"[^"]*")*)$'},
+    "If-Match": _TAGS,
+    "If-None-Match": _TAGS,
     "Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,1024}$"},
     "Last-Event-ID": _TEXT,
     "traceparent": _TEXT,
 }
 _TRACED: Final = {"traceparent": "The trace that this belongs to; one that is none (W3C Trace Context) is ignored"}
+_KNOWN: Final = "The version that is known already, as an ETag; 304 if the context is still at it"
 _RESUMES: Final = {"Last-Event-ID": "In a stream: the cursor to go on after"}
 OPERATIONS: Final[Mapping[Handler, Operation]] = {
     events.append_events: Operation(
@@ -126,19 +131,28 @@ OPERATIONS: Final[Mapping[Handler, Operation]] = {
             **_TRACED,
         },
     ),
-    events.read_events: Operation(query=events.EventQuery, answers={200: _page(_EVENT)}, live=True, headers=_RESUMES),
+    events.read_events: Operation(
+        query=events.EventQuery,
+        answers={200: _page(_EVENT), 304: {}},
+        live=True,
+        headers={**_RESUMES, "If-None-Match": _KNOWN},
+    ),
     feed.read_feed: Operation(query=feed.FeedQuery, answers={200: _page(_EVENT)}, live=True, headers=_RESUMES),
     tasks.queue_tasks: Operation(
         body=_many(tasks.TaskFields),
         answers=dict.fromkeys((200, 201), _either(_ref(Queued), _array(_ref(Queued)))),
         headers={"Idempotency-Key": "The idempotency_key of the one task that is queued", **_TRACED},
     ),
-    tasks.list_tasks: Operation(query=tasks.TaskQuery, answers={200: _page(_ref(TaskState))}),
+    tasks.list_tasks: Operation(
+        query=tasks.TaskQuery, answers={200: _page(_ref(TaskState))}, live=True, headers=_RESUMES
+    ),
     tasks.cancel_task: Operation(answers={202: _STATE}, headers=_TRACED),
     tasks.retry_task: Operation(answers={202: _STATE}, headers=_TRACED),
     tasks.retry_tasks: Operation(body=_ref(tasks.RetryFields), answers={200: _ref(Redriven)}),
     contexts.create_context: Operation(body=_ref(contexts.ContextFields), answers={201: _object(etl_context_id=_ID)}),
-    contexts.read_state: Operation(answers={200: _STATE}),
+    contexts.read_state: Operation(
+        query=contexts.StateQuery, answers={200: _STATE, 304: {}}, headers={"If-None-Match": _KNOWN}
+    ),
     contexts.read_tree: Operation(answers={200: _array(_STATE)}),
     contexts.read_final: Operation(
         query=contexts.FinalQuery, answers={200: _object(state=_TEXT, event=_EVENT), 202: _object(state=_TEXT)}
@@ -192,7 +206,9 @@ def _operation(path: str, handler: Any, known: Mapping[Handler, Operation]) -> d
         "operationId": handler.__name__,
         "summary": _NAMED.sub("", summary).rstrip("."),
         "parameters": [*_path_parameters(path), *_query_parameters(about.query), *_header_parameters(about.headers)],
-        "responses": {str(status): _answer(about, schema) for status, schema in (about.answers or {200: {}}).items()},
+        "responses": {
+            str(status): _answer(about, status, schema) for status, schema in (about.answers or {200: {}}).items()
+        },
     }
     if more.strip():
         made["description"] = " ".join(more.split())
@@ -207,7 +223,9 @@ def _operation(path: str, handler: Any, known: Mapping[Handler, Operation]) -> d
     return made
 
 
-def _answer(about: Operation, schema: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(about: Operation, status: int, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if status in _WITHOUT_CONTENT:
+        return {"description": HTTPStatus(status).phrase}
     content: dict[str, Any] = {about.media: {"schema": schema}}
     if about.live:
         content["text/event-stream"] = {"schema": _TEXT}

@@ -4,32 +4,42 @@
 happens a comment goes out now and then, so that whoever stands between does not take the line for dead. The stream
 stays open through an outage of Postgres, which `events.follow` waits out: EventSource gives up for good when its
 reconnecting meets a 503.
+
+Who takes nothing for `SEND_TIMEOUT` is cut. The last that is sent there is an event of its own, `cut`, whose data is a
+problem document; it comes behind what was on its way, so whoever reads on after all is told why nothing follows.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp_sse import sse_response
+from aiohttp_sse import EventSourceResponse, sse_response
 
+from damad.http import problems
 from damad.http.shutdown import WAITS
 from damad.model.event import RecordedEvent
-
-T = TypeVar("T")
 
 PING_INTERVAL: Final = 15.0
 """Seconds between comments."""
 SEND_TIMEOUT: Final = 30.0
 """Seconds until a reader is cut that takes nothing more. It may come back with its Last-Event-ID."""
+FAREWELL: Final = 30.0
+"""Seconds in which who is cut may still take what is on its way."""
 TYPE: Final = "text/event-stream"
 
-Message: TypeAlias = tuple[RecordedEvent, str]
-"""An event, and the cursor behind it."""
-
 log = logging.getLogger(__name__)
+
+
+class TooSlow(problems.Refusal):
+    """Who reads a stream takes nothing more of it."""
+
+    status = 408
+    problem = "too-slow"
+    title = "The stream was not read"
 
 
 def is_wanted(request: web.Request) -> bool:
@@ -52,20 +62,45 @@ def _accepted(header: str) -> dict[str, float]:
     return found
 
 
-async def stream(
-    request: web.Request, source: AsyncGenerator[T, None], *, message: Callable[[T], Message]
-) -> web.StreamResponse:
-    """Sends what a source gives as it comes, each as a message."""
+def message(event: RecordedEvent, cursor: str) -> bytes:
+    """An event and the cursor behind it, as they go over the line. (JSON has no line breaks of its own.)"""
+    return b"id: %b\ndata: %b\n\n" % (cursor.encode(), msgspec.json.encode(event))
+
+
+async def stream(request: web.Request, source: AsyncGenerator[bytes, None]) -> web.StreamResponse:
+    """Sends what a source gives as it comes: messages, one or several at once."""
     if request.method == hdrs.METH_HEAD:
         return web.Response(headers={hdrs.CONTENT_TYPE: TYPE})
-    async with sse_response(request, sep="\n", ping_interval=PING_INTERVAL, send_timeout=SEND_TIMEOUT) as response:
+    # What the library and the kernel do to who is silent is for those who are gone; it comes after the cut.
+    async with sse_response(request, sep="\n", ping_interval=PING_INTERVAL, send_timeout=3 * SEND_TIMEOUT) as response:
         with suppress(TimeoutError):  # The server shuts down: the stream ends as it should.
             async with request.app[WAITS].bounded(), aclosing(source) as found:
-                async for one in found:
-                    event, cursor = message(one)
-                    try:
-                        await response.send(msgspec.json.encode(event).decode(), id=cursor)
-                    except TimeoutError:
-                        log.info("a reader of %s took nothing for %g s and was cut", request.path, SEND_TIMEOUT)
-                        raise
+                async for messages in found:
+                    if not await _sent(response, messages):
+                        await _cut(request, response)
+                        break
     return response
+
+
+async def _sent(response: EventSourceResponse, messages: bytes) -> bool:
+    """False where the reader took nothing in its time. All of it is on its way all the same."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT) as patience:
+            await response.write(messages)
+    except TimeoutError:
+        if not patience.expired():
+            raise  # the server shuts down
+        return False
+    return True
+
+
+async def _cut(request: web.Request, response: EventSourceResponse) -> None:
+    """Says why, and closes. What is on its way may still arrive."""
+    log.info("a reader of %s took nothing for %g s and was cut", request.path, SEND_TIMEOUT)
+    farewell = msgspec.json.encode(problems.document(TooSlow(f"nothing was taken for {SEND_TIMEOUT:g} s")))
+    with suppress(TimeoutError):  # it is handed over at once; that it is taken is not waited for
+        async with asyncio.timeout(0):
+            await response.write_eof(b"event: cut\ndata: %b\n\n" % farewell)
+    if (transport := request.transport) is not None:
+        transport.close()
+        asyncio.get_running_loop().call_later(FAREWELL, transport.abort)

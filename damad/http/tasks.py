@@ -8,7 +8,7 @@ from aiohttp import web
 from damad import context, queues, tasks
 from damad.errors import InvalidInput
 from damad.eventstore.ended import Ended
-from damad.http import conditions, cursors, wire
+from damad.http import conditions, cursors, feed, sse, wire
 from damad.model.lifecycle import TASK_STATES
 from damad.model.shape import fit
 
@@ -62,12 +62,19 @@ async def queue_tasks(request: web.Request) -> web.Response:
     return wire.answer(queued[0], status=status, headers={"Location": location})
 
 
-async def list_tasks(request: web.Request) -> web.Response:
-    """GET /tasks: a page, newest first."""
+async def list_tasks(request: web.Request) -> web.StreamResponse:
+    """GET /tasks: a page, newest first; or live, the events of these tasks.
+
+    A stream begins with the log, or after a cursor of the feed. With `state` it gives the events with which a task came
+    into one of these states.
+    """
     asked = wire.query(request, TaskQuery)
     for state in asked.state:
         if state not in TASK_STATES:
             raise InvalidInput(f"state {state[:80]!r} is none of {', '.join(TASK_STATES)}", parameter="state")
+    if sse.is_wanted(request):
+        listed = feed.TaskList(states=asked.state, queue=asked.queue, parent=asked.parent)
+        return await feed.stream(request, asked.cursor, listed)
     before = cursors.read_tasks(asked.cursor) if asked.cursor is not None else None
     found = await context.current().store.tasks(
         states=asked.state or None,

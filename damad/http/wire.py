@@ -119,10 +119,16 @@ def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None =
     )
 
 
-def page(found: Sequence[T], limit: int, next_cursor: Callable[[Sequence[T]], str]) -> web.Response:
+def page(
+    found: Sequence[T],
+    limit: int,
+    next_cursor: Callable[[Sequence[T]], str],
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
     """A page of what was found, where one more than `limit` was asked for: whether there is more tells its cursor."""
     items = found[:limit]
-    return answer({"items": items, "next": next_cursor(items) if len(found) > limit else None})
+    return answer({"items": items, "next": next_cursor(items) if len(found) > limit else None}, headers=headers)
 
 
 def _check_media_type(request: web.Request) -> None:

@@ -69,6 +69,15 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     },
 }
 
+ENTERED_BY: Final = {
+    state: frozenset(
+        kind_.removeprefix("TASK_") for (before, kind_), after in TRANSITIONS.items() if before != after == state
+    )
+    for state in TRANSITIONS.values()
+}
+"""The kinds of events that bring a context into a state from another one."""
+ENTERED_BY["scheduled"] = ENTERED_BY["queued"]  # which of the two it is says the clock
+
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
 """States in which nothing runs and nothing will, unless a person requeues."""
 

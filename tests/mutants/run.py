@@ -31,6 +31,7 @@ import guards_of_limits
 import guards_of_processes
 import guards_of_queues
 import guards_of_schedules
+import guards_of_streams
 import guards_of_traces
 import guards_of_waits
 from guard import Guard
@@ -42,6 +43,7 @@ GUARDS: tuple[Guard, ...] = (
     *guards_of_processes.GUARDS,
     *guards_of_queues.GUARDS,
     *guards_of_schedules.GUARDS,
+    *guards_of_streams.GUARDS,
     *guards_of_waits.GUARDS,
     *guards_of_archive.GUARDS,
     *guards_of_access.GUARDS,
