@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import http_support
@@ -14,7 +15,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 from http_support import TOKEN, House, new_database, raw, running
+from postgres_support import in_database, sql
 
+from damad.errors import DamadError
 from damad.eventstore.feed import Feed
 from damad.http import cursors
 
@@ -22,12 +25,18 @@ PAGE = Path(__file__).parent.parent / "docs" / "http.md"
 JSON = {"Content-Type": "application/json"}
 EVENTS = "/contexts/{id}/events"
 TASK = {"worker": "hello.py"}
+UUID = "5f9f7d6e-3f3b-4a55-8f6e-0d1f0c6f8b11"
+"""Of an event that is in the log."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """A server which takes small bodies only."""
     async with running(tmp_path_factory.mktemp("small"), await new_database(template), max_body=1000) as found:
+        id_ = await found.store.create_context()
+        async with found.post(EVENTS.format(id=id_), {"type": ":INITIAL", "event_uuid": UUID}) as response:
+            assert response.status == 201
+        await found.new_task(payload=1, idempotency_key="k")
         yield found
 
 
@@ -53,23 +62,88 @@ async def id_(house: House, caplog: pytest.LogCaptureFixture) -> AsyncIterator[i
 
 
 REFUSED: list[tuple[int, str, str, str, dict[str, Any]]] = [
-    (400, "invalid-json", "POST", "/tasks", {"data": b"{", "headers": JSON}),
+    *[
+        (400, "invalid-json", "POST", "/tasks", {"data": body, "headers": JSON})
+        for body in (
+            b"",
+            b"{",
+            b"\xef\xbb\xbf{}",
+            b'{"worker": "\xff"}',
+            b'{"worker": 1, "worker": 1}',
+            b'{"payload": NaN}',
+            b'{"payload": "\\ud800"}',
+            b"[" * 65 + b"]" * 65,
+        )
+    ],
     (401, "unauthorized", "GET", "/tasks", {"headers": {"Authorization": "Bearer no"}}),
     (403, "forbidden-origin", "GET", "/tasks", {"headers": {"Origin": "http://evil.example"}}),
-    (404, "not-found", "GET", "/contexts/x", {}),
+    *[
+        (404, "not-found", "GET", path, {})
+        for path in (
+            "/contexts/x",
+            f"/contexts/{2**62}",
+            f"/contexts/{2**70}",
+            "/queues/none",
+            "/schedules/none",
+            "/nothing",
+            "/v1/other/tasks",
+            "/contexts/{id}/logs",
+        )
+    ],
     (405, "method-not-allowed", "DELETE", "/events", {}),
     (409, "illegal-transition", "POST", EVENTS, {"json": {"type": ":A"}}),
     (409, "version-conflict", "POST", EVENTS, {"json": {"type": ":A", "expected_version": 1}}),
     (409, "conflict", "POST", "/contexts/{id}/cancel", {}),
+    (409, "conflict", "POST", "/contexts/{id}/retry", {}),
+    (409, "event-uuid-conflict", "POST", EVENTS, {"json": {"type": ":A", "event_uuid": UUID}}),
+    (409, "event-uuid-conflict", "POST", EVENTS, {"json": {"type": ":A"}, "headers": {"Idempotency-Key": UUID}}),
+    (409, "idempotency-conflict", "POST", "/tasks", {"json": {**TASK, "payload": 2, "idempotency_key": "k"}}),
+    (409, "idempotency-conflict", "POST", "/tasks", {"json": TASK, "headers": {"Idempotency-Key": "k"}}),
     (410, "cursor-gone", "GET", "/events?cursor={gone}", {}),
     (412, "precondition-failed", "POST", EVENTS, {"json": {"type": ":A"}, "headers": {"If-Match": '"1"'}}),
     (413, "too-large", "POST", "/tasks", {"json": {**TASK, "payload": "x" * 1000}}),
     (415, "unsupported-media-type", "POST", "/tasks", {"data": b"{}", "headers": {"Content-Type": "text/plain"}}),
+    (415, "unsupported-media-type", "POST", "/tasks", {"data": b"{}", "headers": {**JSON, "Content-Encoding": "gzip"}}),
     (417, "expectation-failed", "POST", "/tasks", {"json": TASK, "headers": {"Expect": "miracles"}}),
     (421, "misdirected", "GET", "/tasks", {"headers": {"Host": "evil.example"}}),
     (422, "invalid-input", "POST", EVENTS, {"json": {"type": "dama/task:FAILED"}}),
-    (422, "invalid-input", "GET", "/events?cursor=x", {}),
-    (422, "invalid-worker", "POST", "/tasks", {"json": {"worker": "../hello.py"}}),
+    *[
+        (422, "invalid-input", "POST", EVENTS, {"data": body, "headers": JSON})
+        for body in (
+            b"[]",
+            b"{}",
+            b'{"type": ":a"}',
+            b'{"type": "A"}',
+            b'{"type": ":A", "more": 1}',
+            b'{"type": ":A", "payload": "\\u0000"}',
+            b'{"type": ":A", "payload": 9223372036854775808}',
+            b'{"type": ":A", "payload": 1e400}',
+            b'{"type": ":A", "meta": {"__dama_task_manager__": {}}}',
+            b'{"type": ":A", "expected_version": -1}',
+            b'{"type": ":A", "event_uuid": "x"}',
+        )
+    ],
+    *[
+        (422, "invalid-input", "GET", path, {})
+        for path in (
+            "/events?cursor=x",
+            "/events?limit=0",
+            "/events?limit=1001",
+            "/events?wait=301s",
+            "/events?more=1",
+            "/tasks?state=x",
+            "/contexts/{id}/final?timeout=x",
+            "/contexts/{id}/events?after_version=x",
+        )
+    ],
+    (422, "invalid-input", "POST", "/contexts", {"json": {"parent_context_id": 2**62}}),
+    (422, "invalid-input", "POST", "/tasks", {"json": {**TASK, "retry_limit": -1}}),
+    (422, "invalid-input", "PATCH", "/queues/fast", {"json": {"concurrency": -1}}),
+    (422, "invalid-input", "POST", "/schedules", {"json": {**TASK, "name": "s", "cron": "x"}}),
+    *[
+        (422, "invalid-worker", "POST", "/tasks", {"json": {"worker": worker}})
+        for worker in ("../hello.py", "none.py", ".", "/etc/passwd", "")
+    ],
 ]
 
 
@@ -127,3 +201,42 @@ def test_every_status_that_the_document_names_is_refused_here() -> None:
     table = PAGE.read_text().split("## Refusals")[1]
     named = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.M) for number in row.split(", ")}
     assert named == {status for status, *_ in (*REFUSED, *BROKEN)} | {429, 503}  # 429: test_http_limits.py
+
+
+async def test_a_database_without_damads_schema_is_503(template: str, tmp_path: Path) -> None:
+    name = f"bare_{uuid4().hex}"
+    await sql(template, f"CREATE DATABASE {name}")
+    async with running(tmp_path, in_database(template, name)) as bare:
+        for method, path in (("GET", "/tasks"), ("GET", "/events"), ("POST", "/tasks")):
+            async with bare.ask(method, path, **({"json": TASK} if method == "POST" else {})) as response:
+                await http_support.refusal(response, 503, "schema-missing")
+                assert response.headers["Retry-After"]
+
+
+OUTAGE = "tests/test_http_outage.py"
+ELSEWHERE = {
+    "too-slow": "tests/test_http_head.py",
+    "forbidden": "tests/test_http_tokens.py",
+    "busy": "tests/test_http_refusals.py",
+    "schema-missing": "tests/test_http_refusals.py",
+    "unavailable": OUTAGE,
+    "not-ready": OUTAGE,
+    "internal": OUTAGE,
+    "broken-log": "tests/test_bulkhead.py",
+    "singleton-conflict": "tests/test_singleton_key.py",
+}
+"""Where what no request can have refused by itself is refused."""
+NEVER = {"stale-fence", "no-context", "task-failed", "task-cancelled", "configuration"}
+"""What no request can bring about: it carries no fence, waits for no result, and configures nothing."""
+
+
+def test_every_problem_that_there_is_is_refused_somewhere() -> None:
+    def names(of: type[DamadError]) -> set[str]:
+        own = {of.problem} if of.__module__ == "damad.errors" or of.__module__.startswith("damad.http") else set()
+        return own.union(*(names(kind) for kind in of.__subclasses__()))
+
+    here = {name for _, name, *_ in (*REFUSED, *BROKEN)} - {"method-not-allowed"}  # which is aiohttp's own
+    assert names(DamadError) == here | ELSEWHERE.keys() | NEVER
+    for name, place in ELSEWHERE.items():
+        said = name, "".join(part.title() for part in name.split("-"))
+        assert any(word in (PAGE.parent.parent / place).read_text() for word in said), name
