@@ -134,7 +134,8 @@ async def test_a_cursor_of_another_log_is_said_to_be_gone(template: str, tmp_pat
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 async def test_messages_are_the_same_however_the_bytes_are_cut(size: int) -> None:
-    text = b': ping\n\nid: one\ndata: {"a": 1}\n\n: ping\n\nid: two\ndata: {"b": ": "}\n\nid: three\ndata: half'
+    text = b': ping\n\nid: one\ndata: {"a": 1}\n\n: ping\n\nid: two\ndata: {"b": ": "}\n\n'
+    text += b'event: cut\ndata: {"type": "x"}\n\nid: three\ndata: half'
 
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(text), size):

@@ -62,11 +62,12 @@ class Following(AsyncIterator[RecordedEvent]):
 
 
 async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str, bytes], None]:
-    """The `id` and `data` of each whole message, however the bytes are cut. Comments are passed over.
+    """The `id` and `data` of each whole message, however the bytes are cut.
 
-    As damad writes them: lines end in \\n, and one `data` line holds it all.
+    As damad writes them: lines end in \\n, and one `data` line holds it all. Comments are passed over, and so is what
+    has a name: it is no event of the log, but says why the stream ends.
     """
-    begun, id_, data = bytearray(), "", b""
+    begun, id_, data, named = bytearray(), "", b"", False
     async for chunk in chunks:
         *lines, rest = chunk.split(b"\n")
         for end in lines:
@@ -77,7 +78,10 @@ async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str, by
                 id_ = value.decode()
             elif field == b"data":
                 data = value
+            elif field == b"event":
+                named = True
             elif not line and data:
-                yield id_, data
-                data = b""
+                if not named:
+                    yield id_, data
+                data, named = b"", False
         begun += rest
