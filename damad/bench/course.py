@@ -129,8 +129,6 @@ def _line(goal: Goal, taken: Taken, sizes: Sizes) -> Line:
 
 def _short(goal: Goal, sizes: Sizes) -> str | None:
     """Why the goal is not judged by what was measured, or None."""
-    if goal.instead is not None:
-        return goal.instead
     for name, wanted in goal.at.items():
         if (had := getattr(sizes, name)) < wanted:
             return f"measured with {had:,} {name.replace('_', ' ')}, not {wanted:,}"

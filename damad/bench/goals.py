@@ -18,7 +18,6 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """A line. `wanted`: of damad's own figure, where the goal is no ratio. `peers`: who is measured by their own bench.
 
     at: the sizes (sizes.py) at which it is judged; a smaller bench shows the figure and says nothing of the goal.
-    instead: what is measured in its place, where damad cannot do yet what the goal asks; then it is not judged either.
     """
 
     key: str
@@ -30,7 +29,6 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     against: tuple[Against, ...] = ()
     peers: tuple[Against, ...] = ()
     at: dict[str, int] = {}
-    instead: str | None = None
 
 
 ONE, SIXTEEN, BATCHES = "sequential inserts", "inserts on 16 connections", "inserts in batches of 100"
@@ -46,7 +44,6 @@ BARE_PSS: Final = "a process with damad's imports"
 
 _SHOWN: Final = "none of its own"
 _FLAT: Final = "within 10 % with 10,000,000 events and 1,000,000 queued tasks"
-_TREE: Final = "measured on the stream of a tree: the feed over all contexts has no route yet"
 _GROWN: Final = {"events": 10_000_000}
 _MESSAGE_DB: Final = 3 * 3_800 / 13_700
 """message-db's bench is not among the peers': on the machine where the goals were set, `write_message` made 3,800 a
@@ -80,10 +77,10 @@ GOALS: Final = (
          goal="≤ 6 ms", wanted=6.0, against=(Against(SPAWN_MS),)),
     Goal(key="start.process.p99", title="queued → main starts in a process, p99", unit="ms", better=LESS,
          goal="≤ 15 ms", wanted=15.0, against=(Against(SPAWN_MS),)),
-    Goal(key="stream.p50", title="append → seen by an SSE subscriber of the context, p50", unit="ms", better=LESS,
+    Goal(key="stream.p50", title="append → seen by an SSE subscriber of the feed, p50", unit="ms", better=LESS,
          goal="≤ 3 ms with 500 subscribers", wanted=3.0, against=(Against(HEARD_P50),),
          at={"subscribers": 500}),
-    Goal(key="stream.p99", title="append → seen by an SSE subscriber of the context, p99", unit="ms", better=LESS,
+    Goal(key="stream.p99", title="append → seen by an SSE subscriber of the feed, p99", unit="ms", better=LESS,
          goal="≤ 20 ms with 500 subscribers", wanted=20.0, against=(Against(HEARD_P99),),
          at={"subscribers": 500}),
     Goal(key="growth.append", title="appends one after another, in a grown log",
@@ -114,8 +111,8 @@ GOALS: Final = (
          against=(Against(SPAWN_MS),), at={"open_contexts": 10_000, "adopted": 8}),
     Goal(key="slot.p99", title="a slot that is free while something could run in it, p99", unit="ms", better=LESS,
          goal="≤ 100 ms", wanted=100.0),
-    Goal(key="feed.p50", title="commit → every SSE reader, 16 writers overlapping, p50", unit="ms", better=LESS,
-         goal=_SHOWN, against=(Against(HEARD_P50),), instead=_TREE),
-    Goal(key="feed.p99", title="commit → every SSE reader, 16 writers overlapping, p99", unit="ms", better=LESS,
-         goal="≤ 100 ms", wanted=100.0, against=(Against(HEARD_P99),), instead=_TREE),
+    Goal(key="feed.p50", title="commit → every SSE reader of the feed, 16 writers overlapping, p50", unit="ms",
+         better=LESS, goal=_SHOWN, against=(Against(HEARD_P50),)),
+    Goal(key="feed.p99", title="commit → every SSE reader of the feed, 16 writers overlapping, p99", unit="ms",
+         better=LESS, goal="≤ 100 ms", wanted=100.0, against=(Against(HEARD_P99),)),
 )  # fmt: skip

@@ -38,7 +38,10 @@ BOUNDS: Final = {
     "start.daemon.p99": "As p50, and a look that was under way when the task was queued has to end first.",
     "start.process.p50": ("As in the daemon; then a fork and the reading of the worker's file."),
     "start.process.p99": "The first task of a daemon also waits until its fork server has imported everything.",
-    "stream.p50": "The append over HTTP with its commit, the NOTIFY, and one SELECT by the stream that hears it.",
+    "stream.p50": (
+        "The append over HTTP with its commit, the NOTIFY, two SELECTs that compare snapshots, and a send to each of "
+        "the 500 who are connected: half of them are served before the one who looks at the clock."
+    ),
     "stream.p99": "As p50; what else the daemon's one loop does at the time is waited for.",
     "growth.append": (
         "Not looked into. What falls at 10,000 events already is no growth: a log that was just made lies in the "
@@ -61,7 +64,7 @@ BOUNDS: Final = {
     ),
     "adopt": "The start of Python with the daemon's imports is most of it, then the schema's check.",
     "feed.p99": (
-        "There is no feed over HTTP yet: each reader of a tree's stream asks for the events by itself, once a NOTIFY."
+        "The commit and its NOTIFY, two SELECTs that compare snapshots, once for all readers, and a send to each."
     ),
     "slot.p99": ("A process must have ended and been put on record; then the daemon claims and launches."),
 }
