@@ -222,6 +222,8 @@ ELSEWHERE = {
     "unavailable": OUTAGE,
     "not-ready": OUTAGE,
     "internal": OUTAGE,
+    "too-many-requests": "tests/test_http_limits.py",
+    "too-many-connections": "tests/test_http_limits.py",
     "broken-log": "tests/test_bulkhead.py",
     "singleton-conflict": "tests/test_singleton_key.py",
 }
