@@ -149,8 +149,9 @@ class Protocol(web.RequestHandler):
             )
 
     def _say_and_close(self, error: DamadError) -> None:
-        if isinstance(self.transport, asyncio.Transport) and not self.transport.is_closing():
-            self.transport.write(problems.as_bytes(error))
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(problems.as_bytes(error))
             self.force_close()
 
     def handle_error(
