@@ -47,7 +47,8 @@ UNSAYABLE = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "304", "404", "409", "412", "422"]
 """
-# Without Postgres it is 503, or what is refused before it is asked.
+# Without Postgres it is 503, or what is refused before it is asked. Which of the two comes first is not promised, so
+# the check that wrong data is refused is left out there.
 AWAY = """
 [checks]
 positive_data_acceptance.expected-statuses = ["422", "503"]
@@ -121,7 +122,7 @@ async def test_without_postgres_whatever_is_asked_is_503_or_refused(daemon: Daem
     try:
         printed = await schemathesis(
             daemon, AWAY, id_, "--phases", "fuzzing", "--max-examples", "3", "--workers", "4",
-            "--include-path-regex", "pg_env",
+            "--include-path-regex", "pg_env", "--exclude-checks", "negative_data_rejection",
         )  # fmt: skip
     finally:
         await asyncio.to_thread(postgres.join)
