@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from damad.bench.ground import Daemon, MeasuringFailed
 
@@ -17,6 +17,13 @@ _PATIENCE: Final = 30.0
 """Seconds until each connection has been answered once, and after what is measured once more."""
 _LOOK: Final = 0.01
 """Seconds between looks whether one was."""
+
+
+class Answers(NamedTuple):
+    """How many there were in all, and how many a second once it was under way."""
+
+    number: int
+    rate: float
 
 
 class _Load:
@@ -77,9 +84,9 @@ class _Asker(asyncio.Protocol):
         self._load.fail(f"a connection was closed: {exc}")
 
 
-async def rate(host: str, port: int, requests: Sequence[bytes], seconds: float) -> float:
-    """Answers a second, each of the requests asked again and again on a connection of its own: from the answer with
-    which all have been answered once to the last one, so that slow ones are counted as exactly as fast ones.
+async def answers(host: str, port: int, requests: Sequence[bytes], seconds: float) -> Answers:
+    """What each of the requests gets, asked again and again on a connection of its own. The rate goes from the answer
+    with which all have been answered once to the last one, so that slow ones are counted as exactly as fast ones.
 
     Raises MeasuringFailed for any answer but success, TimeoutError where none comes.
     """
@@ -94,7 +101,7 @@ async def rate(host: str, port: int, requests: Sequence[bytes], seconds: float) 
             await _first(asyncio.sleep(seconds), load.ended)
             while load.answered == before:
                 await _first(asyncio.sleep(_LOOK), load.ended)
-        return (load.answered - before) / (load.latest - began)
+        return Answers(load.answered, (load.answered - before) / (load.latest - began))
     finally:
         load.going = False
         for transport in transports:

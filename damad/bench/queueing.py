@@ -31,10 +31,10 @@ async def append_http(ground: Ground) -> dict[str, float]:
     before = await site.last_event()
     async with site.daemon() as daemon:
         requests = [load.request(daemon, "POST", f"/v1/{PG_ENV}/contexts/{id_}/events", body) for id_ in ids]
-        rate = await load.rate(daemon.host, daemon.port, requests, ground.sizes.seconds)
-    if await site.last_event() - before < rate * ground.sizes.seconds * 0.9:
+        acknowledged = await load.answers(daemon.host, daemon.port, requests, ground.sizes.seconds)
+    if await site.last_event() - before < acknowledged.number:
         raise MeasuringFailed("more appends were acknowledged than are in the log")
-    return {"append.http": rate}
+    return {"append.http": acknowledged.rate}
 
 
 async def queue_one(ground: Ground) -> dict[str, float]:
@@ -59,8 +59,8 @@ async def queue_http(ground: Ground) -> dict[str, float]:
         one = load.request(daemon, "POST", path, orjson.dumps(asked))
         many = load.request(daemon, "POST", path, orjson.dumps([asked] * BATCH))
         return {
-            "http.one": await load.rate(daemon.host, daemon.port, [one], seconds),
-            "http.many": BATCH * await load.rate(daemon.host, daemon.port, [many], seconds),
+            "http.one": (await load.answers(daemon.host, daemon.port, [one], seconds)).rate,
+            "http.many": BATCH * (await load.answers(daemon.host, daemon.port, [many], seconds)).rate,
         }
 
 

@@ -84,7 +84,7 @@ async def empty(ground: Ground) -> float:
     try:
         port = int(await server.stdout.readline())
         request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        return await load.rate("127.0.0.1", port, [request] * 32, ground.sizes.seconds)
+        return (await load.answers("127.0.0.1", port, [request] * 32, ground.sizes.seconds)).rate
     finally:
         server.stdin.close()
         await server.wait()
