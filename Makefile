@@ -8,6 +8,10 @@ READY  := $(VENV)/.ready
 # of `make test` and `make faults`: a fast path that is off, of tests/fast_paths.py
 WITHOUT = $(OFF:%=--off=%)
 
+# Tests wait more than they work: two of them for each processor (JOBS=0 runs them one after another, in one process)
+JOBS   = $(shell echo $$((2 * $$(nproc))))
+PYTEST = $(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
+
 # of `make bench`: lines and options of damad bench, and the power of ten of the events in the largest log
 OPTIONS = $(BENCH) $(if $(GROWTH),--growth $(GROWTH))
 
@@ -29,10 +33,10 @@ demo: $(READY) ## From nothing: embedded Postgres, daemon, a real GTFS feed load
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash workers/demo.sh
 
 test: $(READY) ## The whole fast suite: real Postgres, real processes, from nothing
-	@$(BIN)/python -m pytest tests $(WITHOUT)
+	@$(PYTEST) $(WITHOUT)
 
 faults: $(READY) ## Everything breaks that can, and what must hold holds; writes docs/reliability.md
-	@$(BIN)/python -m pytest tests -m fault -o "norecursedirs=bench browser systemd .*" --page docs/reliability.md $(WITHOUT)
+	@$(PYTEST) -m fault -o "norecursedirs=bench browser systemd .*" --page docs/reliability.md $(WITHOUT)
 
 mutants: $(READY) ## Each guard is taken away once, and the test that stands for it must go red (minutes)
 	@$(BIN)/python tests/mutants/run.py

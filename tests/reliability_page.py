@@ -54,7 +54,7 @@ class Row(msgspec.Struct):
 
 
 class Page:
-    """The rows of a run, in the order of the files."""
+    """The rows of a run, sorted by file: tests that run beside each other end in any order."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Row] = {}
@@ -78,7 +78,7 @@ class Page:
     def text(self) -> str:
         """The page."""
         lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
-        for row in self.rows.values():
+        for row in sorted(self.rows.values(), key=lambda row: (row.place, row.fault)):
             ran = (f"skipped: {row.skipped}", "") if row.skipped and not row.runs else (row.runs, row.struck)
             lines.append(_line((row.fault, row.injected, row.invariants, *ran, f"`{row.place}`")))
         return HEAD + "\n".join(lines) + "\n"
