@@ -238,6 +238,10 @@ class Site:
         """The processes that start runs, or wait beside one."""
         return [pid for pid in self.processes() if name_of(pid) in _WAITING]
 
+    def at_main(self) -> list[int]:
+        """The processes in which a `main` runs."""
+        return [pid for pid in self.processes() if "/" in name_of(pid)]
+
     async def quiet(self, *but: int) -> None:
         """Returns once no process of this site is left but those, and what those keep waiting for a run."""
         await until(lambda: not (self.at_work(*but) if but else self.processes()), lambda: self.processes())

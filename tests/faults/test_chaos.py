@@ -59,9 +59,13 @@ async def main(initial_event):
 )
 
 STRIKES = (
-    ["daemon killed"] * 2 + ["runner killed"] * 4 + ["daemon stopped", "runner stopped", "postgres killed"]
-    + ["connections cut", "reset before a commit", "reset after a commit", "silence", "delay", "postgres away"]
+    ["daemon killed"] * 2 + ["daemon stopped", "postgres killed"]
+    + ["runner killed"] * 3 + ["runner stopped"] + ["worker killed"] * 3 + ["worker stopped"]
+    + ["network cut", "network reset before a commit", "network reset after a commit"]
+    + ["network silence", "network delay", "network away"]
 )  # fmt: skip
+MENDED = ("daemon", "postgres", "network")
+"""What all else needs: not struck again before it is mended and a `main` runs. Of those there are always more."""
 
 
 class Chaos:
@@ -74,57 +78,89 @@ class Chaos:
         self.daemon = Daemon(site)
         self.dice = random.Random(SEED)
         self.struck: Counter[str] = Counter()
+        self.broken: set[str] = set()
+        self.over = False
         self.ids: list[int] = []
 
     async def top_up(self, worker: str) -> None:
         """Keeps as many tasks open as run at once and a few more, however often Postgres goes away meanwhile."""
-        for _ in range(AT_ONCE + 4 - len(await open_tasks(self.site))):
-            while True:
-                try:
-                    key = f"task {len(self.ids)}"
-                    self.ids.append(await self.site.queue(worker, {}, idempotency_key=key))
-                    break
-                except Unavailable:
-                    await asyncio.sleep(0.1)
+        while not self.over:
+            for _ in range(AT_ONCE + 4 - len(await open_tasks(self.site))):
+                key = f"task {len(self.ids)}"
+                self.ids.append(await self._queue(worker, key))
+            await asyncio.sleep(0.1)
 
-    async def strike(self) -> None:
+    async def _queue(self, worker: str, key: str) -> int:
+        while True:
+            try:
+                return await self.site.queue(worker, {}, idempotency_key=key)
+            except Unavailable:
+                await asyncio.sleep(0.1)
+
+    async def break_things(self, seconds: float) -> None:
+        """Something every second by the clock, whether or not what was broken before is mended already."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.TaskGroup() as mending:
+            for second in range(int(seconds)):
+                await asyncio.sleep(begun + second - loop.time())
+                if strikes := self._strikes():
+                    what, pid = self.dice.choice(strikes)
+                    self.struck[what] += 1
+                    mending.create_task(self._strike(what, pid))
+        self.over = True
+
+    def _strikes(self) -> list[tuple[str, int]]:
+        """What can be struck now, and which process it would hit, if any."""
+        hit = {
+            "daemon": [self.daemon.pid],
+            "postgres": [0],
+            "network": [0],
+            "runner": self.site.runners(),
+            "worker": self.site.at_main(),
+        }
+        subjects = [(what, what.split()[0]) for what in STRIKES]
+        return [
+            (what, self.dice.choice(hit[subject]))
+            for what, subject in subjects
+            if hit[subject] and subject not in self.broken
+        ]
+
+    async def _strike(self, what: str, pid: int) -> None:
         """Breaks something, and mends it a moment later where it would not mend itself."""
-        what = self.dice.choice(STRIKES)
-        self.struck[what] += 1
         subject, _, how = what.partition(" ")
-        if subject in ("daemon", "runner"):
-            await self._strike_process(subject, how)
-        elif what == "postgres killed":
-            postmaster = processes.identify(int((self.server.data / "postmaster.pid").read_text().split()[0]))
-            assert postmaster is not None
-            processes.send(postmaster, signal.SIGKILL)
-            await gone(postmaster)
-            await asyncio.to_thread(self.server.join)
-        else:
-            await self._strike_network(what)
+        if subject in MENDED:
+            self.broken.add(subject)
+        match subject, how:
+            case "postgres", _:
+                await self._kill_postgres()
+            case "network", _:
+                await self._strike_network(how)
+            case "daemon", "killed":
+                await self.daemon.kill()
+                await self.daemon.start()
+            case _:
+                await strike_process(pid, how)
+        if subject in MENDED:
+            await until(lambda: bool(self.site.at_main()), self.site.processes)
+            self.broken.remove(subject)
 
-    async def _strike_process(self, subject: str, how: str) -> None:
-        runners = self.site.runners()
-        victim = self.daemon.pid if subject == "daemon" else self.dice.choice(runners or [0])
-        if how == "stopped" and victim:
-            kill(victim, signal.SIGSTOP)
-            await asyncio.sleep(1.5)
-            kill(victim, signal.SIGCONT)
-        elif subject == "daemon":
-            await self.daemon.kill()
-            await self.daemon.start()
-        elif victim:
-            kill(victim, signal.SIGKILL)
+    async def _kill_postgres(self) -> None:
+        postmaster = processes.identify(int((self.server.data / "postmaster.pid").read_text().split()[0]))
+        assert postmaster is not None
+        processes.send(postmaster, signal.SIGKILL)
+        await gone(postmaster)
+        await asyncio.to_thread(self.server.join)
 
-    async def _strike_network(self, what: str) -> None:
-        match what:
-            case "connections cut":
+    async def _strike_network(self, how: str) -> None:
+        match how:
+            case "cut":
                 self.proxy.cut_all()
             case "reset before a commit":
                 self.proxy.trap("before")
             case "reset after a commit":
                 self.proxy.trap("after")
-            case "postgres away":
+            case "away":
                 self.proxy.go_away()
             case "silence":
                 self.proxy.fall_silent()
@@ -132,7 +168,7 @@ class Chaos:
                 self.proxy.delay = 0.1
         await asyncio.sleep(1.0)
         self.proxy.heal()
-        if what == "silence":
+        if how == "silence":
             self.proxy.cut_all()  # what keepalive does on both sides, sooner
 
 
@@ -158,6 +194,16 @@ class Reader:
         assert event.version == self.versions.get(event.etl_context_id, 0) + 1, event
         self.versions[event.etl_context_id] = event.version
         self.seen.append(event.event_id)
+
+
+async def strike_process(pid: int, how: str) -> None:
+    """Kills it, or stops it for as long as three quarters of a lease."""
+    if how == "killed":
+        kill(pid, signal.SIGKILL)
+        return
+    kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(1.5)
+    kill(pid, signal.SIGCONT)
 
 
 def kill(pid: int, number: int) -> None:
@@ -193,7 +239,7 @@ async def chaos(tmp_path: Path) -> AsyncIterator[Chaos]:
 
 @pytest.mark.fault(
     fault="everything at once, every second: daemon, runners, workers, Postgres, the network",
-    injected="SIGKILL and SIGSTOP of processes; the proxy cuts, delays, falls silent, resets around COMMIT",
+    injected="by the clock: SIGKILL, SIGSTOP of a process; the proxy cuts, delays, is silent, resets around COMMIT",
     invariants="I1 I2 I3 I4 I5 I6 I7 I8 I9 I10 I12",
 )
 async def test_every_invariant_holds_after_chaos(chaos: Chaos, record_property: Callable[[str, Any], None]) -> None:
@@ -205,12 +251,9 @@ async def test_every_invariant_holds_after_chaos(chaos: Chaos, record_property: 
     reader = Reader(site.environment["DAMAD_PG_ENV_LOCAL_DSN"])
     reading = asyncio.create_task(reader.follow())
     worker = site.worker(LOADS)
-    async with asyncio.timeout(SECONDS + 120):
-        end = asyncio.get_running_loop().time() + SECONDS
-        while asyncio.get_running_loop().time() < end:
-            await chaos.top_up(worker)
-            await chaos.strike()
-            await asyncio.sleep(chaos.dice.uniform(0.0, 1.0))
+    async with asyncio.timeout(SECONDS + 120), asyncio.TaskGroup() as group:
+        group.create_task(chaos.top_up(worker))
+        group.create_task(chaos.break_things(SECONDS))
     await settle(chaos)
     await verify_all(chaos, reader, reading)
     record_property("injected", sum(chaos.struck.values()))
