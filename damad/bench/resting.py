@@ -13,7 +13,6 @@ from damad.bench import goals
 from damad.bench.ground import IN_DAEMON, IN_PROCESS, Ground, Site, until
 from damad.bench.queueing import opened_many, queue
 
-_SETTLING: Final = 1.0
 _IMPORTS: Final = {
     goals.PYTHON_RSS: "",
     goals.LIBRARIES_RSS: "import asyncio, ssl, aiohttp.web, aiohttp_sse, asyncpg, msgspec, orjson, uvloop",
@@ -28,7 +27,7 @@ async def idle(ground: Ground) -> dict[str, float]:
     site, seconds = await ground.site("idle"), ground.sizes.idle_seconds
     async with site.daemon() as daemon:
         await _worked(site)
-        await asyncio.sleep(min(_SETTLING, seconds))
+        await asyncio.sleep(ground.sizes.settling)
         busy, transactions, began = _busy(daemon.pid), await _transactions(ground, site), monotonic()
         await asyncio.sleep(seconds)
         busy, passed = _busy(daemon.pid) - busy, monotonic() - began
