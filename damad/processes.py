@@ -6,7 +6,9 @@ before the start time was compared, so that none reaches a process that took the
 
 import os
 import re
+import resource
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,9 @@ _PROC: Final = Path("/proc")
 _MOST_PIDS: Final = 2**22
 """No Linux gives a higher pid."""
 _NUMBER: Final = re.compile("[0-9]{1,18}")
+_MARK: Final = 10
+"""RLIMIT_LOCKS (getrlimit(2)): a number of 64 bits that no kernel since 2.4.25 asks about and every child inherits,
+whatever it does with its session, its environment and its files."""
 
 
 class Process(NamedTuple):
@@ -134,6 +139,32 @@ def descendants(ancestor: Process) -> list[Process]:
     return found
 
 
+def mark(process: Process) -> None:
+    """Has whatever a process starts from now on bear its mark, by which `bearers` finds it. For a child, or oneself.
+
+    The mark is a soft limit, so that one which bears it can take its own. Where somebody has bounded what nobody else
+    asks about, there is none.
+    """
+    with suppress(ValueError, OSError):
+        hard = resource.prlimit(process.pid, _MARK)[1]
+        resource.prlimit(process.pid, _MARK, (_mark_of(process), hard))
+
+
+def bearers(marked: Process) -> list[Process]:
+    """The living processes that bear the mark of a process, which may have ended long ago: what it started, and itself.
+
+    None only if there is none: the child of one that ended while these were looked at is on the next list, for its pid
+    comes after that of its parent, or from the beginning again and so on the list after that.
+    """
+    looked_at, found, complete = set[int](), list[Process](), 0
+    while marked.boot_id == boot_id() and not found and complete < 2:
+        new = {*_pids()} - looked_at
+        found = [_process(stat) for stat in _stats(new) if _bears(stat.pid, marked)]
+        looked_at |= new
+        complete = 0 if new else complete + 1
+    return found
+
+
 def writers(file: Path) -> list[Process]:
     """The processes that have a file open as their stdout is opened, to append to it: all but this one.
 
@@ -172,6 +203,17 @@ def from_holder(holder: str, host_id: str) -> Process | None:
     return named(int(pid), int(start_time), boot)
 
 
+def _mark_of(process: Process) -> int:
+    return process.start_time * _MOST_PIDS + process.pid
+
+
+def _bears(pid: int, marked: Process) -> bool:
+    try:
+        return resource.prlimit(pid, _MARK)[0] == _mark_of(marked)
+    except OSError:  # ended meanwhile, or somebody else's
+        return False
+
+
 def _appends_to(process: Path, name: str, wanted: os.stat_result) -> bool:
     with suppress(OSError):  # it has ended meanwhile, or is somebody else's
         for number in os.listdir(process / "fd"):
@@ -194,8 +236,15 @@ def _process(stat: _Stat) -> Process:
 
 
 def _all() -> list[_Stat]:
-    stats = [_stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdigit()]
-    return [stat for stat in stats if stat is not None and stat.state not in "ZX"]
+    return _stats(_pids())
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+
+
+def _stats(pids: Iterable[int]) -> list[_Stat]:
+    return [stat for pid in pids if (stat := _stat(pid)) is not None and stat.state not in "ZX"]
 
 
 def _stat(pid: int) -> _Stat | None:

@@ -125,6 +125,7 @@ def _fork_worker(assignment: dict[str, Any], run: Path, tee: logfile.Tee | None,
     failpoints.hit("parent.forked")
     worker = processes.identify(pid)
     if worker is not None:
+        processes.mark(worker)  # what it leaves behind is found by that where this process is not left to end it
         records.write_processes(run, records.Processes(processes.myself(), worker))
     failpoints.hit("parent.recorded")
     code = prepared.begin(worker) if prepared is not None and worker is not None else None

@@ -40,7 +40,6 @@ class Observer:
         self._coroutines: dict[Key, asyncio.Task[None]] = {}
         self._asked: dict[Key, datetime] = {}
         self._asked_for: dict[Key, str] = {}
-        self._families: dict[Key, set[Process]] = {}
         self._watched: dict[Key, tuple[Process, int]] = {}
         self._over: set[Key] = set()
 
@@ -103,8 +102,6 @@ class Observer:
         works = known is not None and processes.alive(known.worker)
         if known is not None and not works:
             processes.send(known.parent, signal.SIGCONT)  # who stopped it would have its worker never be reaped
-        if known is not None and works and key not in self._families and not processes.alive(known.parent):
-            self._families[key] = {*processes.descendants(known.worker)}  # as long as they can be told from strangers
         ended = self._ended(key)
         if ended is not None and not works:
             return decisions.ENDED, ended
@@ -132,12 +129,13 @@ class Observer:
         return False
 
     def _left(self, key: Key, started: dict[str, Any] | None) -> set[Process]:
-        """What lives of a run whose worker and parent do not: its session, its family, and who prints into its log."""
+        """What lives of a run whose worker and parent do not: by its mark, its session, and who prints into its log."""
         if key in self._coroutines:
             return set()
-        left = {one for one in self._families.get(key, ()) if processes.alive(one)}
+        left = set[Process]()
         if self.folder(key).is_dir():  # else it ran in a daemon, whose session is not of this run alone
-            left |= {member for worker in self._workers(key, started) for member in processes.members(worker)}
+            for worker in self._workers(key, started):
+                left |= {*processes.bearers(worker), *processes.members(worker)}
         attempt = started.get("attempt") if isinstance(started, dict) else None
         if type(attempt) is int:
             left |= {*processes.writers(logs.path(self._state_dir, self._pg_env, key[0], attempt))}
@@ -177,12 +175,10 @@ class Observer:
             processes.send(target, signal.SIGKILL if force else signal.SIGTERM)
 
     def _living(self, key: Key, started: dict[str, Any] | None, *, force: bool) -> set[Process]:
-        """The worker and its session, and by force its whole family, which is remembered once it was asked to stop."""
+        """The worker and its session, and by force its whole family."""
         known, targets = self._known(key, started), set[Process]()
         for worker in self._workers(key, started):
-            family = {*processes.descendants(worker)}
-            self._families.setdefault(key, set()).update(family)
-            targets |= {worker, *processes.members(worker)} | (family if force else set())
+            targets |= {worker, *processes.members(worker), *(processes.descendants(worker) if force else ())}
         if force and known is not None and key not in self._over:
             targets |= {*processes.descendants(known.parent)}
         return targets
@@ -192,7 +188,6 @@ class Observer:
         self._unwatch(key)
         self._asked.pop(key, None)
         self._asked_for.pop(key, None)
-        self._families.pop(key, None)
         self._coroutines.pop(key, None)
         self._launched.discard(key)
         self._over.discard(key)

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from daemon_support import Daemon, Site, gone
+from daemon_support import Daemon, Site, gone, until
 from resisting_workers import HERE
 from test_processes_faults import held, parent_of
 
@@ -18,11 +18,9 @@ LEAVES = (
     HERE
     + """
 import gate
-from damad import context, processes
+from damad import processes
 
 def main(initial_event):
-    if context.current().attempt > 1:
-        return {}  # once is enough: one that ended before the daemon looks at it would leave what nobody has seen
     told = initial_event["payload"]
     out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if told["silent"] else {}
     child = processes.identify(subprocess.Popen(["sleep", "1000"], start_new_session=True, **out).pid)
@@ -108,6 +106,84 @@ async def test_the_children_of_a_worker_end_with_its_task_when(
         await gone(worker)
         await gone(child)
     assert (await site.state(id_)).state == "done"
+
+
+ALONE = (
+    HERE
+    + """
+import gate
+from damad import processes
+
+def main(initial_event):
+    told, (read, write) = initial_event["payload"], os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.write(write, str(os.getpid()).encode())
+        os.closerange(0, 1024)
+        if told["starts"]:
+            os.execlp("env", "env", "-i", "sleep", "1000")
+        signal.pause()
+    os.wait()
+    child = processes.identify(int(os.read(read, 20)))
+    events.dispatch_sync({"type": ":HERE", "payload": child._asdict()})
+    gate.wait(told["gate"])
+    if told["ends"]:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+"""
+)
+"""Its child has left its session and its family, closed all files, and forgotten its environment if it is started."""
+
+
+@pytest.mark.fault(
+    fault="a worker and its runner's parent are killed at once, and a child in a session of its own is silent",
+    injected="SIGKILL to both while the daemon is stopped or after it was killed, or by the worker itself",
+    invariants="I4 I6 I10",
+)
+@pytest.mark.parametrize("fork_server", ["true", "false"], ids=["a fork server", "no fork server"])
+@pytest.mark.parametrize("starts", [False, True], ids=["forked", "started"])
+@pytest.mark.parametrize("by", ["itself", "others, the daemon stopped", "others, the daemon killed"])
+async def test_no_attempt_begins_while_a_child_lives_that_nobody_saw_and_that_was_killed_by(
+    site: Site, by: str, starts: bool, fork_server: str
+) -> None:
+    daemon = Daemon(site)
+    await daemon.start(DAMAD_FORK_SERVER=fork_server)
+    with site.gate() as gate:
+        told = {"gate": str(gate.path), "starts": starts, "ends": by == "itself"}
+        id_ = await site.queue(site.worker(ALONE), told, retry_limit=1)
+        child = Process(**(await site.event(id_, ":HERE")).payload)
+        parent, worker = await parent_of(site, id_), await site.process(id_)
+        if by == "itself":
+            gate.open()
+        else:
+            await (daemon.kill() if by.endswith("killed") else stopped(daemon))
+            for one in (parent, worker):
+                processes.send(one, signal.SIGKILL)
+                await gone(one)
+            assert processes.alive(child)
+            if by.endswith("stopped"):
+                os.kill(daemon.pid, signal.SIGCONT)
+            else:
+                await daemon.start(DAMAD_FORK_SERVER=fork_server)
+        assert (await site.event(id_, "dama/task:ERROR")).payload["kind"] == "lost"
+        assert not processes.alive(child)
+    ended = await site.ended(id_)
+    assert (ended.state, ended.attempt) == (("failed" if by == "itself" else "done"), 2)
+    for here in await site.events(id_, ":HERE"):
+        await gone(Process(**here.payload))
+    await daemon.quiet()
+    assert await daemon.stop() == 0
+
+
+async def stopped(daemon: Daemon) -> None:
+    """Returns once the daemon is stopped by a signal: it sees nothing of what happens then."""
+    process = processes.identify(daemon.pid)
+    assert process is not None
+    os.kill(daemon.pid, signal.SIGSTOP)
+    await until(lambda: processes.stopped(process))
 
 
 @pytest.mark.fault(

@@ -15,6 +15,7 @@ OBSERVATION = "damad/scheduler/observation.py"
 STRANGER = "tests/test_processes.py::test_the_same_pid_with_another_start_time_or_boot_is_a_stranger"
 WRITERS = "tests/test_processes.py::test_who_prints_into_a_file"
 LEFT = "tests/faults/test_left_behind.py"
+UNSEEN = f"{LEFT}::test_no_attempt_begins_while_a_child_lives_that_nobody_saw_and_that_was_killed_by"
 RECORDS = "tests/test_run_records.py"
 HEARD = "tests/test_listener.py"
 RUNS = "tests/test_runner_exit_codes.py"
@@ -80,11 +81,32 @@ GUARDS = (
         (f"{LEFT}::test_how_a_worker_ended_is_waited_for_though_no_record_says_who_will_say_it",),
     ),
     Guard(
-        "the family of a worker without a parent is noted",
+        "whatever a worker starts bears its mark",
+        PARENT,
+        "processes.mark(worker)  #",
+        "pass  #",
+        (UNSEEN,),
+    ),
+    Guard(
+        "who bears a worker's mark was left by its run",
         OBSERVATION,
-        "self._families[key] = {*processes.descendants(known.worker)}",
-        "self._families[key] = set()",
-        (f"{LEFT}::test_no_attempt_begins_while_children_of_the_one_before_live",),
+        "left |= {*processes.bearers(worker), *processes.members(worker)}",
+        "left |= {*processes.members(worker)}",
+        (UNSEEN,),
+    ),
+    Guard(
+        "a mark says nothing after another boot",
+        PROCESSES,
+        "while marked.boot_id == boot_id() and not found",
+        "while not found",
+        ("tests/test_marks.py::test_a_mark_is_of_one_process_and_strangers_bear_none_of_it",),
+    ),
+    Guard(
+        "what one started that ended while it was looked for is looked for too",
+        PROCESSES,
+        "complete = 0 if new else complete + 1",
+        "complete = 2",
+        ("tests/test_marks.py::test_one_that_ends_while_it_is_looked_for_has_what_it_started_found",),
     ),
     Guard(
         "launches that fail are counted for each task",
