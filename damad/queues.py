@@ -127,6 +127,8 @@ async def explained(states: Sequence[State]) -> list[State]:
             return f"queue {name!r} is paused; resume it with `damad queues resume {name}`"
         if rules[name].concurrency == 0 and host in (None, ctx.here.host_id):
             return f"queue {name!r} has concurrency 0 here; raise it with `damad queues set {name}`"
+        if (why := _too_heavy(state, rules[name], stored.get(name), here=host in (None, ctx.here.host_id))) is not None:
+            return why
         if host not in served:
             whom = "it" if host is None else f"host {host}, where it is to run"
             return f"no daemon serves {whom}; start one with `damad serve`"
@@ -139,6 +141,20 @@ async def explained(states: Sequence[State]) -> list[State]:
         else state
         for state in states
     ]
+
+
+def _too_heavy(state: TaskState, rules: config.Queue, stored: StoredQueue | None, *, here: bool) -> str | None:
+    """What to do about a task that weighs more than its queue has slots in the whole; None where it fits."""
+    weight, name = settings.weight_of(state.settings), state.queue
+    wholes = {
+        "global_concurrency": stored.global_concurrency if stored else None,
+        "concurrency": rules.concurrency if here else None,
+    }
+    for limit, slots in wholes.items():
+        if slots is not None and weight > slots:
+            what = f"its weight is {weight}, and queue {name!r} has {limit} {slots}{' here' * (limit == 'concurrency')}"
+            return f"{what}; raise it with `damad queues set {name}`"
+    return None
 
 
 def _host(state: TaskState, rules: config.Queue) -> str | None:

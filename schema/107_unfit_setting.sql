@@ -46,6 +46,7 @@ CREATE OR REPLACE FUNCTION data_manager.unfit_setting(settings jsonb)
       OR settings ->> 'dama_host_id' !~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'    THEN 'dama_host_id'
     WHEN NOT data_manager.is_whole(settings ->> 'priority', -2147483648, 2147483647)      THEN 'priority'
     WHEN NOT data_manager.is_whole(settings ->> 'retry_limit', 0, 2147483647)             THEN 'retry_limit'
+    WHEN settings ->> 'weight' !~ '^[1-9][0-9]{0,8}$'                                     THEN 'weight'
     WHEN NOT data_manager.is_start(settings -> 'start_after')                             THEN 'start_after'
     WHEN NOT data_manager.is_start(settings -> 'start_by')                                THEN 'start_by'
     WHEN NOT data_manager.is_text(settings -> 'singleton_key')                            THEN 'singleton_key'

@@ -92,7 +92,9 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
     END
   $$;
 
--- Claims what may run now on this host: of each queue at most its slots, higher priority first, equal ones oldest first.
+-- Claims what may run now on this host: of each queue what its free slots hold, higher priority first, equal ones oldest first.
+-- A task takes as many slots as it weighs, and none is claimed past one that waits for more of them: so light ones keep no
+-- heavy one waiting for ever. wholes: how many slots a queue has here; what weighs more would never fit, and is passed by.
 -- A context whose row somebody holds is left out, never waited for; and so is a task that somebody wants cancelled.
 -- One that did not begin by its start_by is left out too: it has failed, and the log is about to say so (schema/225).
 -- leave_out: contexts that are not to be claimed, though they might. What is queued and what became due are looked up
@@ -102,6 +104,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_each(ids bigint[], host_id uuid, h
 CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
     queues     text[],
     slots      integer[],
+    wholes     integer[],
     shared     boolean[],
     host_id    uuid,
     holder     text,
@@ -128,7 +131,7 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
     BEGIN
       FOR i IN 1 .. cardinality(queues) LOOP
         WITH queued AS MATERIALIZED (
-          SELECT t.etl_context_id, t.priority, t.initial_event_id
+          SELECT t.etl_context_id, t.priority, t.initial_event_id, data_manager.weight_of(t.settings) AS weight
             FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
             WHERE t.queue = queues[i] AND t.state = 'queued'
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
@@ -141,11 +144,12 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate,
                                                   q.aging) > 0)
               )
+              AND data_manager.weight_of(t.settings) <= wholes[i]
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
         ), due AS MATERIALIZED (
-          SELECT t.etl_context_id, t.priority, t.initial_event_id
+          SELECT t.etl_context_id, t.priority, t.initial_event_id, data_manager.weight_of(t.settings) AS weight
             FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)
             WHERE t.queue = queues[i] AND t.state IN ('scheduled', 'retrying') AND t.run_at <= now
               AND (shared[i] OR t.home_host_id IS NULL OR t.home_host_id = claim_tasks.host_id)
@@ -158,15 +162,17 @@ CREATE OR REPLACE FUNCTION data_manager.claim_tasks(
                     AND (q.paused OR num_nonnulls(q.global_concurrency, q.key_concurrency, q.rate, q.key_rate,
                                                   q.aging) > 0)
               )
+              AND data_manager.weight_of(t.settings) <= wholes[i]
             ORDER BY t.priority DESC, t.initial_event_id
             LIMIT slots[i]
             FOR NO KEY UPDATE OF c, t SKIP LOCKED
         )
         SELECT claimed || array_agg(ready.etl_context_id) INTO claimed FROM (
-          SELECT * FROM queued UNION ALL SELECT * FROM due
-            ORDER BY priority DESC, initial_event_id
-            LIMIT slots[i]
-        ) AS ready;
+          SELECT found.etl_context_id, sum(found.weight) OVER (ORDER BY found.priority DESC, found.initial_event_id) AS taken
+            FROM (SELECT * FROM queued UNION ALL SELECT * FROM due) AS found
+            ORDER BY found.priority DESC, found.initial_event_id
+        ) AS ready
+          WHERE ready.taken <= slots[i];
       END LOOP;
 
       IF claimed <> '{}' THEN

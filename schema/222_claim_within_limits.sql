@@ -76,8 +76,10 @@ CREATE OR REPLACE FUNCTION data_manager.turn_of(q data_manager.dama_queues, prio
   RETURN CASE WHEN q.aging IS NULL THEN -priority::double precision
               ELSE extract(epoch FROM run_at)::double precision - priority * q.aging END;
 
--- The tasks of a queue that may run now within its limits, first those that come first, `slots` at most. Whoever calls holds
--- the queue's row, and asks after that: what others claimed before is seen then, and nobody claims meanwhile.
+-- The tasks of a queue that may run now within its limits, first those that come first: what `slots` hold, `begins` at most.
+-- Whoever calls holds the queue's row, and asks after that: what others claimed before is seen then, and nobody claims
+-- meanwhile. As in schema/220 a task takes as many slots as it weighs, none comes past one that waits for more of them, and
+-- what weighs more than the whole, here or over all hosts, is passed by.
 -- A run that waits for others counts for no limit. Where keys are limited the first thousand are looked at, and where these
 -- are not enough, for their keys are full, the first of each other key, found by an index: so nobody waits behind a key that
 -- is full, however many wait for it. Only a task without a key is then seen once it is among the first thousand.
@@ -86,6 +88,8 @@ CREATE OR REPLACE FUNCTION data_manager.turn_of(q data_manager.dama_queues, prio
 CREATE OR REPLACE FUNCTION data_manager.within_limits(
     q          data_manager.dama_queues,
     slots      integer,
+    whole      integer,
+    begins     integer,
     shared     boolean,
     host_id    uuid,
     now        timestamptz,
@@ -100,17 +104,22 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
   SET jit = off
   AS $$
     DECLARE
-      by_key  boolean := num_nonnulls(q.key_concurrency, q.key_rate) > 0;
-      ids     bigint[];
+      by_key    boolean := num_nonnulls(q.key_concurrency, q.key_rate) > 0;
+      heaviest  integer := least(whole, q.global_concurrency);
+      ids       bigint[];
     BEGIN
       WITH RECURSIVE held AS MATERIALIZED (
-        SELECT t.settings ->> 'concurrency_key' AS key, count(*)::integer AS number
+        SELECT t.settings ->> 'concurrency_key' AS key, count(*)::integer AS number,
+               sum(data_manager.weight_of(t.settings)) AS weight
           FROM data_manager.dama_tasks t
             LEFT JOIN data_manager.leases l ON l.etl_context_id = t.etl_context_id AND l.fence = t.fence
           WHERE t.state IN ('claimed', 'running', 'cancelling') AND t.queue = q.name AND l.waiting IS NOT TRUE
           GROUP BY 1
       ), room AS MATERIALIZED (
-        SELECT greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.number), 0)))::integer AS slots FROM held
+        SELECT free.slots, least(free.slots, begins) AS number
+          FROM (
+            SELECT greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.weight), 0)))::integer AS slots FROM held
+          ) AS free
       ), priorities AS (
         (SELECT t.priority FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND q.aging IS NOT NULL
@@ -127,7 +136,8 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
       ), head AS MATERIALIZED (
         SELECT first.*
           FROM levels, LATERAL (
-            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key,
+                   data_manager.weight_of(t.settings) AS weight
               FROM data_manager.dama_tasks t
               WHERE t.state = 'queued' AND t.queue = q.name AND t.priority BETWEEN levels.lowest AND levels.highest
                 AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
@@ -135,11 +145,13 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
                 AND t.etl_context_id <> ALL (leave_out)
                 AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
                 AND (t.start_by IS NULL OR t.start_by > now)
+                AND data_manager.weight_of(t.settings) <= heaviest
               ORDER BY t.priority DESC, t.initial_event_id
-              LIMIT CASE WHEN (SELECT room.slots FROM room) = 0 THEN 0 WHEN by_key THEN 1000 ELSE slots END
+              LIMIT CASE WHEN (SELECT room.number FROM room) = 0 THEN 0 WHEN by_key THEN 1000 ELSE begins END
           ) AS first
       ), due AS MATERIALIZED (
-        SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key
+        SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, t.settings ->> 'concurrency_key' AS key,
+               data_manager.weight_of(t.settings) AS weight
           FROM data_manager.dama_tasks t
           WHERE t.state IN ('scheduled', 'retrying') AND t.queue = q.name AND t.run_at <= now
             AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)
@@ -147,12 +159,13 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
             AND t.etl_context_id <> ALL (leave_out)
             AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
             AND (t.start_by IS NULL OR t.start_by > now)
+            AND data_manager.weight_of(t.settings) <= heaviest
       ), keys AS (
         (SELECT t.settings ->> 'concurrency_key' AS key FROM data_manager.dama_tasks t
            WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' IS NOT NULL
              AND by_key
              AND (SELECT count(*) FROM head) >= 1000
-             AND (SELECT room.slots FROM room) > (
+             AND (SELECT room.number FROM room) > (
                SELECT sum(CASE WHEN h.key IS NULL THEN h.number
                                ELSE greatest(0, least(h.number, data_manager.room_of_key(q, h.key, held.number, now))) END)
                  FROM (SELECT head.key, count(*) AS number FROM head GROUP BY head.key) AS h
@@ -167,7 +180,8 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
       ), keyed AS (
         SELECT first.*
           FROM keys LEFT JOIN held ON held.key = keys.key, levels, LATERAL (
-            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, keys.key
+            SELECT t.etl_context_id, t.priority, t.run_at, t.initial_event_id, keys.key,
+                   data_manager.weight_of(t.settings) AS weight
               FROM data_manager.dama_tasks t
               WHERE t.state = 'queued' AND t.queue = q.name AND t.settings ->> 'concurrency_key' = keys.key
                 AND t.priority BETWEEN levels.lowest AND levels.highest
@@ -176,8 +190,9 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
                 AND t.etl_context_id <> ALL (leave_out)
                 AND (only_ids IS NULL OR t.etl_context_id = ANY (only_ids))
                 AND (t.start_by IS NULL OR t.start_by > now)
+                AND data_manager.weight_of(t.settings) <= heaviest
               ORDER BY t.priority DESC, t.initial_event_id
-              LIMIT greatest(0, least(slots, data_manager.room_of_key(q, keys.key, held.number, now)))
+              LIMIT greatest(0, least(begins, data_manager.room_of_key(q, keys.key, held.number, now)))
           ) AS first
           WHERE keys.key IS NOT NULL
       ), ready AS (
@@ -191,11 +206,16 @@ CREATE OR REPLACE FUNCTION data_manager.within_limits(
           FROM (SELECT DISTINCT ready.key FROM ready WHERE by_key AND ready.key IS NOT NULL) AS found
             LEFT JOIN held ON held.key = found.key
       ), fitting AS (
-        SELECT r.etl_context_id, r.turn, r.initial_event_id
-          FROM ready r LEFT JOIN rooms ON rooms.key = r.key
-          WHERE rooms.key IS NULL OR r.place <= rooms.number
-          ORDER BY r.turn, r.initial_event_id
-          LIMIT (SELECT room.slots FROM room)
+        SELECT allowed.*
+          FROM (
+            SELECT r.etl_context_id, r.turn, r.initial_event_id,
+                   sum(r.weight) OVER (ORDER BY r.turn, r.initial_event_id) AS taken
+              FROM ready r LEFT JOIN rooms ON rooms.key = r.key
+              WHERE rooms.key IS NULL OR r.place <= rooms.number
+          ) AS allowed
+          WHERE allowed.taken <= (SELECT room.slots FROM room)
+          ORDER BY allowed.turn, allowed.initial_event_id
+          LIMIT (SELECT room.number FROM room)
       )
       SELECT array_agg(f.etl_context_id ORDER BY f.turn, f.initial_event_id) INTO ids FROM fitting f;
       RETURN coalesce(ids, '{}');
@@ -228,6 +248,7 @@ CREATE OR REPLACE FUNCTION data_manager.take_key_tokens(q data_manager.dama_queu
 CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
     name       text,
     slots      integer,
+    whole      integer,
     shared     boolean,
     host_id    uuid,
     holder     text,
@@ -260,7 +281,8 @@ CREATE OR REPLACE FUNCTION data_manager.claim_within_limits(
 
       LOOP
         chosen := data_manager.within_limits(
-          found, least(slots, floor(remaining + 0.000002)::integer), shared, host_id, now, leave_out, only_ids);
+          found, slots, whole, least(slots, floor(remaining + 0.000002)::integer), shared, host_id, now, leave_out,
+          only_ids);
         SELECT coalesce(array_agg(free.etl_context_id), '{}') INTO claimed FROM (
           SELECT t.etl_context_id
             FROM data_manager.dama_tasks t JOIN data_manager.etl_contexts c USING (etl_context_id)

@@ -117,14 +117,14 @@ async def test_every_task_setting_is_a_flag_of_its_name(site: Site) -> None:
         "--queue", "shut", "--priority", "5", "--start-after", "1h", "--retry-limit", "0", "--retry-delay", "250ms",
         "--no-retry-backoff", "--retry-delay-max", "2m", "--expire-in", "30s", "--idempotency-key", "k1",
         "--start-by", "2h", "--heartbeat", "1m", "--singleton-key", "s1", "--debounce", "5s", "--throttle", "1h",
-        "--on-failure", "echo.py", "--memory-limit", "1GB", "--cpu-limit", "1m", "--open-files", "100",
+        "--on-failure", "echo.py", "--weight", "3", "--memory-limit", "1GB", "--cpu-limit", "1m", "--open-files", "100",
         "--work-dir", "here", "--run-in", "process", "--parent-context-id", parent, "--meta", '{"by": "hand"}',
     ]  # fmt: skip
     id_ = int(good(await site.damad("queue", "echo.py", *words)).out)
     state = await site.state(id_)
     assert state.parent_context_id == int(parent)
     assert {name: value for name, value in state.settings.items() if name != "dama_host_id"} == {
-        "worker": "echo.py", "queue": "shut", "priority": 5, "start_after": 3600.0, "retry_limit": 0,
+        "worker": "echo.py", "queue": "shut", "priority": 5, "weight": 3, "start_after": 3600.0, "retry_limit": 0,
         "retry_delay": 0.25, "retry_backoff": False, "retry_delay_max": 120.0, "expire_in": 30.0,
         "idempotency_key": "k1", "start_by": 7200.0, "heartbeat": 60.0, "singleton_key": "s1",
         "on_failure": "echo.py", "memory_limit": 1_000_000_000, "cpu_limit": 60.0, "open_files": 100, "debounce": 5.0,

@@ -284,3 +284,27 @@ def test_slots_are_what_the_tasks_of_the_queue_leave_that_do_not_wait() -> None:
     assert [decisions.free_slots("default", n, tasks) for n in (0, 1, 2, 3, 10)] == [0, 0, 0, 1, 8]
     assert decisions.free_slots("other", 1, tasks) == 0
     assert decisions.free_slots("third", 4, tasks) == 4
+
+
+def test_slots_are_free_but_for_what_is_taken_by_weight() -> None:
+    heavy = TaskSettings(worker="w.py", weight=3)
+    tasks = [held("running", settings=heavy), held("claimed"), held("running", settings=heavy, waiting=True)]
+    assert [decisions.free_slots("default", n, tasks) for n in (2, 4, 5, 10)] == [0, 0, 1, 6]
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots", "whole", "fitting"),
+    [
+        ([1, 1, 1], 2, 4, [0, 1]),
+        ([2, 1, 1], 3, 4, [0, 1]),
+        ([1, 3, 1], 3, 4, [0]),
+        ([5, 1], 4, 4, [1]),
+        ([5, 3, 1], 2, 4, []),
+        ([1], 0, 4, []),
+        ([], 4, 4, []),
+    ],
+)
+def test_slots_are_filled_in_order_but_for_what_weighs_more_than_the_whole(
+    weights: list[int], slots: int, whole: int, fitting: list[int]
+) -> None:
+    assert decisions.that_fit(dict(enumerate(weights)), slots, whole) == fitting

@@ -33,6 +33,7 @@ from damad.model.event import Event
 from damad.model.lifecycle import ENDED, HELD_BY_NOBODY, Context, LoggedEvent, Task, evolve
 from damad.model.memory import Memory
 from damad.runner import outcome
+from damad.scheduler import decisions
 
 MOST_TASKS = 5
 FAR_AWAY = 10 * 365 * 86400.0
@@ -41,6 +42,7 @@ HELD = ("claimed", "running", "cancelling")
 PICK = st.integers(0, 1000)
 KEYS = st.sampled_from([None, "a", "a", "b"])
 LIMIT = st.sampled_from([None, None, 0, 1, 2])
+WEIGHT = st.sampled_from([1, 1, 1, 2, 3])
 ENDS = ("returns", "raises", "raises", "raises NoRetry", "crashes", "snoozes", "snoozes long", "is handed back")
 WAITS = ("a moment", "a long time", ":GO", ":GO or a moment", "a child", "any child")
 _numbers = count(1)
@@ -49,8 +51,8 @@ _numbers = count(1)
 class Known:
     """A task as the pure core knows it; attempts, and failures since it was queued, are counted here once more."""
 
-    def __init__(self, id_: int, *, limit: int, key: str | None) -> None:
-        self.id, self.limit, self.key = id_, limit, key
+    def __init__(self, id_: int, *, limit: int, key: str | None, weight: int) -> None:
+        self.id, self.limit, self.key, self.weight = id_, limit, key, weight
         self.context = Context()
         self.said: list[LoggedEvent] = []
         self.failures = Counter[str]()
@@ -135,22 +137,23 @@ class Lives(RuleBasedStateMachine):
     # --- rules ---
 
     @initialize(
-        limits=st.tuples(LIMIT, LIMIT), given=st.lists(st.tuples(st.integers(0, 2), KEYS), min_size=1, max_size=3)
+        limits=st.tuples(LIMIT, LIMIT),
+        given=st.lists(st.tuples(st.integers(0, 2), KEYS, WEIGHT), min_size=1, max_size=3),
     )
-    def some_are_queued(self, limits: tuple[int | None, int | None], given: list[tuple[int, str | None]]) -> None:
+    def some_are_queued(self, limits: tuple[int | None, int | None], given: list[tuple[int, str | None, int]]) -> None:
         self.the_queue_changes(False, *limits)
-        for limit, key in given:
-            self.one_is_queued(limit, key, False)
+        for limit, key, weight in given:
+            self.one_is_queued(limit, key, weight, False)
 
     @precondition(lambda self: len(self.known) < MOST_TASKS)
-    @rule(limit=st.integers(0, 2), key=KEYS, later=st.booleans())
-    def one_is_queued(self, limit: int, key: str | None, later: bool) -> None:
-        asked = {"retry_limit": limit, "retry_delay": 0, "queue": self.queue, "concurrency_key": key}
+    @rule(limit=st.integers(0, 2), key=KEYS, weight=WEIGHT, later=st.booleans())
+    def one_is_queued(self, limit: int, key: str | None, weight: int, later: bool) -> None:
+        asked = {"retry_limit": limit, "retry_delay": 0, "queue": self.queue, "concurrency_key": key, "weight": weight}
         asked |= {"start_after": FAR_AWAY} if later else {}
         id_ = self.do(
             lambda: tasks.queue("ok.py", **{name: value for name, value in asked.items() if value is not None})
         )
-        self.known[id_] = Known(id_, limit=limit, key=key)
+        self.known[id_] = Known(id_, limit=limit, key=key, weight=weight)
         self.says({id_: [":INITIAL"]})
         assert self.known[id_].state == ("scheduled" if later else "queued")
 
@@ -160,10 +163,10 @@ class Lives(RuleBasedStateMachine):
         self.do(lambda: queues.change(self.queue, self.rules))
         self.says({})
 
-    @rule(slots=st.integers(1, 4))
-    def a_daemon_claims(self, slots: int) -> None:
+    @rule(slots=st.integers(1, 4), taken=st.integers(0, 2))
+    def a_daemon_claims(self, slots: int, taken: int = 0) -> None:
         limited = any(self.rules.values())
-        free = FreeSlots(self.queue, slots)
+        free = FreeSlots(self.queue, slots, whole=slots + taken)
         holder, lease = "a daemon", 3600.0
         if limited:
             claimed = background.run(self.schedule.claim_within_limits(free, holder=holder, lease=lease))
@@ -171,14 +174,13 @@ class Lives(RuleBasedStateMachine):
             claimed = background.run(self.schedule.claim([free], holder=holder, lease=lease))
         ids = [task.etl_context_id for task in claimed]
         assert all(self.known[id_].is_due for id_ in ids)
-        assert len(set(ids)) == len(ids) == self.room(slots)
+        assert ids == self.fitting(slots, slots + taken)
         held = [one for one in self.known.values() if one.state in HELD or one.id in ids]
         for one in map(self.known.__getitem__, ids):
-            for limit, alike in (
-                ("global_concurrency", held), ("key_concurrency", [other for other in held if other.key == one.key])
-            ):  # fmt: skip
-                if self.rules[limit] is not None and not (limit == "key_concurrency" and one.key is None):
-                    assert len(alike) <= self.rules[limit]
+            if self.rules["global_concurrency"] is not None:
+                assert sum(other.weight for other in held) <= self.rules["global_concurrency"]
+            if self.rules["key_concurrency"] is not None and one.key is not None:
+                assert len([other for other in held if other.key == one.key]) <= self.rules["key_concurrency"]
         self.says({id_: ["CLAIMED"] for id_ in ids})
         for task in claimed:
             one = self.known[task.etl_context_id]
@@ -186,18 +188,21 @@ class Lives(RuleBasedStateMachine):
             assert task.fence == one.task.fence
             self.fences.append((one, task.fence))
 
-    def room(self, slots: int) -> int:
-        """How many a claim takes: as many as there are slots, and as its queue allows in all and of each key."""
+    def fitting(self, slots: int, whole: int) -> list[int]:
+        """What a claim takes, oldest first: what the slots hold, and the queue allows in all and of each key."""
         if self.rules["paused"]:
-            return 0
-        most, of_a_key = self.rules["global_concurrency"], self.rules["key_concurrency"]
+            return []
         held = [one for one in self.known.values() if one.state in HELD]
-        due = Counter(one.key for one in self.known.values() if one.is_due)
-        if of_a_key is not None:
-            of_keys = Counter(one.key for one in held)
-            due = Counter({key: number if key is None else max(0, min(number, of_a_key - of_keys[key]))
-                           for key, number in due.items()})  # fmt: skip
-        return min(slots, due.total(), slots if most is None else max(0, most - len(held)))
+        of_keys, of_a_key = Counter(one.key for one in held), self.rules["key_concurrency"]
+        if (most := self.rules["global_concurrency"]) is not None:
+            slots, whole = min(slots, most - sum(one.weight for one in held)), min(whole, most)
+        weights: dict[int, int] = {}
+        for one in self.known.values():
+            if one.is_due and one.weight <= whole:
+                of_keys[one.key] += 1
+                if one.key is None or of_a_key is None or of_keys[one.key] <= of_a_key:
+                    weights[one.id] = one.weight
+        return decisions.that_fit(weights, slots, whole)
 
     @rule(pick=PICK)
     def a_process_begins(self, pick: int) -> None:
@@ -372,7 +377,7 @@ def test_that_the_core_says_something_else_is_seen(
     machine: type[Lives], change: Callable[[pytest.MonkeyPatch], None], happens: str
 ) -> None:
     lives = machine()
-    lives.some_are_queued(limits=(None, None), given=[(0, None)])
+    lives.some_are_queued(limits=(None, None), given=[(0, None, 1)])
     lives.a_daemon_claims(slots=1)
     lives.a_process_begins(pick=0)
     if happens == "a wait":

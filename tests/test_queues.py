@@ -154,7 +154,7 @@ async def test_whoever_claims_waits_for_the_claim_before_and_counts_it(
 ) -> None:
     await queues.change("etl", {"global_concurrency": 1})
     first, _ = await queued(store, None, None)
-    arguments = "'etl', 1, false, $1, 'me', interval '1 minute', '{}', NULL"
+    arguments = "'etl', 1, 1, false, $1, 'me', interval '1 minute', '{}', NULL"
     async with plain.transaction():
         rows = await plain.fetch(f"SELECT * FROM data_manager.claim_within_limits({arguments})", ELSEWHERE)
         assert [row["etl_context_id"] for row in rows] == [first]

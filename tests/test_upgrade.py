@@ -226,7 +226,7 @@ async def test_no_one_can_mark_an_event_legacy(upgraded: Database) -> None:
 
 async def test_nothing_that_the_original_queued_is_a_task_that_damad_would_run(upgraded: Database) -> None:
     claimed = (
-        "SELECT data_manager.claim_tasks(ARRAY['default'], ARRAY[1000], ARRAY[true], $1::uuid, 'host', "
+        "SELECT data_manager.claim_tasks(ARRAY['default'], ARRAY[1000], ARRAY[1000], ARRAY[true], $1::uuid, 'host', "
         "interval '1 min', '{}')"
     )
     assert await rows(upgraded, claimed, HOST) == []

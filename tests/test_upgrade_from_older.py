@@ -37,7 +37,15 @@ UPDATE data_manager.damad_schema SET version = 2, checksum = 'older';
 """
 TO_VERSION_5 = """
 DROP FUNCTION data_manager.room_of_key, data_manager.next_key_token_in, data_manager.key_tokens_at;
-DROP FUNCTION data_manager.turn_of;
+DROP FUNCTION data_manager.turn_of, data_manager.weight_of, data_manager.claim_tasks, data_manager.claim_within_limits;
+DROP FUNCTION data_manager.within_limits;
+CREATE FUNCTION data_manager.claim_tasks(text[], integer[], boolean[], uuid, text, interval, bigint[])
+  RETURNS SETOF bigint LANGUAGE sql AS 'SELECT 1::bigint';
+CREATE FUNCTION data_manager.claim_within_limits(text, integer, boolean, uuid, text, interval, bigint[], bigint[])
+  RETURNS SETOF bigint LANGUAGE sql AS 'SELECT 1::bigint';
+CREATE FUNCTION data_manager.within_limits(
+    data_manager.dama_queues, integer, boolean, uuid, timestamptz, bigint[], bigint[]) RETURNS bigint[]
+  LANGUAGE sql AS 'SELECT ARRAY[1::bigint]';
 DROP TABLE data_manager.dama_key_tokens;
 DROP INDEX data_manager.dama_tasks_singleton_idx;
 ALTER TABLE data_manager.dama_queues DROP COLUMN key_rate, DROP COLUMN aging;
@@ -76,8 +84,16 @@ async def test_version_2_gets_a_place_for_intents_and_one_way_to_claim(database:
     done = await migrate(database)
     assert (done.before, done.after) == (2, VERSION)
     assert await rows(database, EVENTS) == events
-    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 7
+    assert await value(database, "SELECT pronargs FROM pg_proc WHERE proname = 'claim_tasks'") == 8
     assert await value(database, "SELECT count(*) FROM pg_proc WHERE proname = 'claim_tasks'") == 1
+    assert await drift(database) is None
+
+
+async def test_version_5_gets_one_way_to_claim_by_weight(database: Database) -> None:
+    await sql(database.dsn, TO_VERSION_5)
+    await migrate(database)
+    count = "SELECT count(*) FROM pg_proc WHERE proname IN ('claim_tasks', 'claim_within_limits', 'within_limits')"
+    assert await value(database, count) == 3
     assert await drift(database) is None
 
 

@@ -30,6 +30,9 @@ class Settings:
     priority: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     "Higher runs first (0)."
 
+    weight: str | None = None
+    "How many slots of its queue it takes while it runs (1)."
+
     start_after: str | None = None
     "A duration, or an RFC 3339 time with offset."
 

@@ -10,7 +10,7 @@ import msgspec
 from damad.eventstore.pools import Database
 from damad.eventstore.queues import stored_queue
 from damad.eventstore.store import Assignment, assignment_of
-from damad.model.queue import StoredQueue
+from damad.model.queue import MOST_SLOTS, StoredQueue
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +79,13 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class FreeSlots(msgspec.Struct, frozen=True):
-    """How many tasks of a queue are to be claimed. `shared`: also such as another host queued."""
+    """The free slots of a queue, for which tasks are to be claimed. `shared`: also such as another host queued ·
+    `whole`: how many slots there are, free or not; a task that weighs more is passed by."""
 
     queue: str
     slots: int
     shared: bool = False
+    whole: int = MOST_SLOTS - 1
 
 
 class Schedule:
@@ -158,10 +160,10 @@ class Schedule:
             for row in rows
         ]
 
-    async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int]]:
-        """Queue and id of each descendant of a task that may run here now, first those that come first."""
+    async def ready_descendants(self, etl_context_id: int) -> list[tuple[str, int, int]]:
+        """Queue, id and weight of each descendant of a task that may run here now, first those that come first."""
         rows = await self.database.fetch("ready_descendants", etl_context_id, self._host_id)
-        return [(row["queue"], row["etl_context_id"]) for row in rows]
+        return [(row["queue"], row["etl_context_id"], row["weight"]) for row in rows]
 
     async def next_due(self) -> float | None:
         """Seconds until the next task that waits for its time; None where none does."""
@@ -176,7 +178,8 @@ class Schedule:
         lease: float,
         leave_out: Sequence[int] = (),
     ) -> list[Assignment]:
-        """Claims as many tasks as queues have slots for this host. Higher priority first, equal ones oldest first.
+        """Claims for this host what the free slots of queues hold. Higher priority first, equal ones oldest first; one
+        that waits for more slots is not overtaken.
 
         leave_out: tasks that are not claimed, though they might be.
         Raises BrokenLog that names a context whose claim fails; the others are claimed where it is left out.
@@ -185,6 +188,7 @@ class Schedule:
             "claim",
             [free.queue for free in queues],
             [free.slots for free in queues],
+            [free.whole for free in queues],
             [free.shared for free in queues],
             self._host_id,
             holder,
@@ -211,6 +215,7 @@ class Schedule:
             "claim_within_limits",
             free.queue,
             free.slots,
+            free.whole,
             free.shared,
             self._host_id,
             holder,

@@ -23,8 +23,9 @@ LIMITS = ("memory_limit", "cpu_limit", "open_files")
 """The settings that the kernel keeps, for each process of a task."""
 _STARTS = ("start_after", "start_by")
 _TEXTS = ("worker", "on_failure", "idempotency_key", "singleton_key", "work_dir")
-_INTEGERS = ("priority", "retry_limit", "open_files")
+_INTEGERS = ("priority", "weight", "retry_limit", "open_files")
 _POSTGRES_INT = 2**31
+_HEAVIEST = 999_999_999
 _LEAST_MEMORY, _FEWEST_FILES, _MOST_FILES = 64_000_000, 64, 2**20
 """With less no process of damad's comes up; more files the kernel gives to nobody (fs.nr_open)."""
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
@@ -33,11 +34,12 @@ _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Durations are in seconds, sizes in bytes. `start_after` and `start_by` are numbers of seconds after the append or
-    RFC 3339 with offset."""
+    RFC 3339 with offset. `weight`: how many slots of its queue it takes while it runs."""
 
     worker: str
     queue: str = "default"
     priority: int = 0
+    weight: int = 1
     start_after: float | str | None = None
     retry_limit: int = 2
     retry_delay: float = 1.0
@@ -148,6 +150,8 @@ def _check_ranges(settings: TaskSettings, pointer: str) -> None:
         raise InvalidInput(
             f"priority is a number from {-_POSTGRES_INT} to {_POSTGRES_INT - 1}", pointer=f"{pointer}/priority"
         )
+    if not 1 <= settings.weight <= _HEAVIEST:
+        raise InvalidInput(f"weight is a number from 1 to {_HEAVIEST}", pointer=f"{pointer}/weight")
     if not is_name(settings.queue):
         raise InvalidInput(
             f"queue {settings.queue!r} is no name: a-z, then a-z 0-9 _, at most 63", pointer=f"{pointer}/queue"
@@ -214,6 +218,11 @@ def decode(recorded: Any) -> TaskSettings:
             with suppress(InvalidInput, msgspec.ValidationError):
                 known[name] = _recorded(name, recorded[name])
     return msgspec.convert(known, TaskSettings)
+
+
+def weight_of(recorded: Mapping[str, Any]) -> int:
+    """How many slots of its queue a task takes, by the settings that the log holds. As schema/218 reads it."""
+    return 1 if recorded.get("weight") is None else decode({"weight": recorded["weight"]}).weight
 
 
 def _recorded(name: str, value: Any) -> Any:

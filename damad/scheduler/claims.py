@@ -4,7 +4,8 @@ And what it queues again for having waited long enough.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -69,19 +70,22 @@ class Claims:
         return [queue for queue in {**self._config.queues, **self._stored} if self.rules(queue).shared]
 
     async def fill(
-        self, occupied: Mapping[str, int], moments: list[float], *, leave_out: Collection[int] = ()
+        self, taken: Iterable[tuple[str, int]], moments: list[float], *, leave_out: Collection[int] = ()
     ) -> list[Assignment]:
-        """Fills the free slots of every queue, of which so many are occupied, but for some tasks.
+        """Fills the free slots of every queue, but for some tasks. `taken`: queue and weight of what holds slots.
 
         Returns what was claimed. Adds to `moments` the seconds until the rate of a queue, or of a key in it, lets the
         next task begin.
         """
         claimed: list[Assignment] = []
+        occupied = Counter[str]()
+        for queue, weight in taken:
+            occupied[queue] += weight
         for work in await self._schedule.queues_with_work():
             if work.stored is not None:
                 self._stored[work.queue] = work.stored
             rules = self.rules(work.queue)
-            free = FreeSlots(work.queue, rules.concurrency - occupied.get(work.queue, 0), rules.shared)
+            free = FreeSlots(work.queue, rules.concurrency - occupied[work.queue], rules.shared, rules.concurrency)
             moments += [wait for wait in (work.wait, work.key_wait) if wait is not None]
             if work.wait is None and free.slots > 0 and not (work.stored and work.stored.paused):
                 claim = self._claim(free, leave_out)
@@ -161,17 +165,19 @@ class Claims:
 
     async def descendants(self, ancestor: int, held: Sequence[Held]) -> set[int]:
         """Fills the free slots with the subtasks of a task, and with theirs. Returns what was claimed."""
-        ready: dict[str, list[int]] = {}
-        for queue, id_ in [] if self._closed else await self._schedule.ready_descendants(ancestor):
-            ready.setdefault(queue, []).append(id_)
+        ready: dict[str, dict[int, int]] = {}
+        for queue, id_, weight in [] if self._closed else await self._schedule.ready_descendants(ancestor):
+            ready.setdefault(queue, {})[id_] = weight
         claimed = set()
-        for queue, ids in ready.items():
-            slots = decisions.free_slots(queue, self.rules(queue).concurrency, held)
+        for queue, weights in ready.items():
+            concurrency = self.rules(queue).concurrency
+            slots = decisions.free_slots(queue, concurrency, held)
             if self._is_limited(queue):
-                within = await self._claim(FreeSlots(queue, slots), only=ids)
+                within = await self._claim(FreeSlots(queue, slots, whole=concurrency), only=[*weights])
                 claimed |= {task.etl_context_id for task in within}
             else:
-                claimed |= {id_ for id_ in ids[:slots] if await self._could_claim(id_)}
+                fitting = decisions.that_fit(weights, slots, concurrency)
+                claimed |= {id_ for id_ in fitting if await self._could_claim(id_)}
         return claimed
 
     def _is_limited(self, queue: str) -> bool:

@@ -15,7 +15,7 @@ Killing is to ask (SIGTERM), and after the grace to make sure (SIGKILL, with eve
 process left behind is not asked: its parent would have ended it so, had that one not been killed too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -231,8 +231,23 @@ def deadline(held: Held, seen: Observed, *, now: datetime, grace: float) -> date
 
 
 def free_slots(queue: str, concurrency: int, held: Sequence[Held]) -> int:
-    """How many more tasks of a queue may run here. One that waits for others holds no slot."""
-    return max(0, concurrency - sum(1 for task in held if task.queue == queue and not task.waiting))
+    """How many slots of a queue are free here. A task takes as many as it weighs; one that waits for others, none."""
+    return max(0, concurrency - sum(task.settings.weight for task in held if task.queue == queue and not task.waiting))
+
+
+def that_fit(weights: Mapping[int, int], slots: int, whole: int) -> list[int]:
+    """Which of some tasks, their ids with their weights in the order of their turns, so many free slots hold.
+
+    None comes past one that waits for more slots; one that weighs more than the whole is passed by. (As in schema/220.)
+    """
+    fitting = []
+    for id_, weight in weights.items():
+        if weight > slots and weight <= whole:
+            break
+        if weight <= slots:
+            fitting.append(id_)
+            slots -= weight
+    return fitting
 
 
 def _how(exit_: Exit | None) -> str:

@@ -25,6 +25,7 @@ from damad.eventstore.schedule import HeldTask, Schedule
 from damad.eventstore.store import Append, Assignment, EventStore
 from damad.model import trace
 from damad.model.event import Event
+from damad.model.settings import weight_of
 from damad.runner import indaemon
 from damad.scheduler import decisions
 from damad.scheduler.bulkhead import Bulkhead
@@ -94,7 +95,7 @@ class Supervisor:
             database, settings_, host_id, self._observer, runners=runners, terminal=terminal, debug=debug,
             rules=self.claims.rules, wake=self._wake, look_now=self._look_now,
         )  # fmt: skip
-        self._slots: dict[Key, str] = {}
+        self._slots: dict[Key, tuple[str, int]] = {}
         self._settled: set[Key] = set()
         self._looked_at: float | None = None
         self._renewed_at = float("-inf")
@@ -235,7 +236,9 @@ class Supervisor:
         held = [held_task(task, self.holder, self._host_id) for task in living]
         if self._only is None:
             self._slots = {
-                _key(task): task.queue for task in living if not task.waiting and _key(task) not in self._settled
+                _key(one): (one.queue, one.settings.weight)
+                for one in held
+                if not one.waiting and _key(one) not in self._settled
             }
             return await self._fill(moments)
         moments.append(await self.claims.one_when_due(self._only))
@@ -249,9 +252,9 @@ class Supervisor:
         """Claims what free slots allow, and starts it; adds to `moments` when to look again. True if it did."""
         # What has a process here that may live still is claimed after its end, or by a host that has none of it.
         known = {id_ for id_, _ in self._observer.known()}
-        claimed = await self.claims.fill(Counter(self._slots.values()), moments, leave_out=known)
+        claimed = await self.claims.fill(self._slots.values(), moments, leave_out=known)
         for task in claimed:
-            self._slots[task.etl_context_id, task.fence] = task.queue
+            self._slots[task.etl_context_id, task.fence] = task.queue, weight_of(task.settings)
             self._start(task)
         return bool(claimed)
 
@@ -392,5 +395,5 @@ class Supervisor:
         self._starter.start(task, self._runs, stays=task.etl_context_id == self._only)
 
 
-def _key(task: HeldTask) -> Key:
+def _key(task: HeldTask | Held) -> Key:
     return task.etl_context_id, task.fence

@@ -14,11 +14,14 @@ UNSET = """              AND NOT EXISTS (
                                                   q.aging) > 0)
               )
 """
+FITTING = "              AND data_manager.weight_of(t.settings) <= wholes[i]\n"
+IN_ORDER = "              ORDER BY t.priority DESC, t.initial_event_id\n              "
 OF_THIS_HOST = "AND (within_limits.shared OR t.home_host_id IS NULL OR t.home_host_id = within_limits.host_id)\n"
 
 AGING = "tests/test_aging.py"
 QUEUES = "tests/test_queues.py"
 LIMITS = "tests/test_limits.py"
+WEIGHTS = "tests/test_weights.py"
 
 GUARDS = (
     *(
@@ -65,7 +68,7 @@ GUARDS = (
     Guard(
         "a queue has its limit over all hosts",
         LIMITED,
-        "greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.number), 0)))::integer AS slots",
+        "greatest(0, least(slots, q.global_concurrency - coalesce(sum(held.weight), 0)))::integer AS slots",
         "slots",
         (f"{QUEUES}::test_the_limit_of_a_queue_counts_over_all_hosts",),
     ),
@@ -102,6 +105,77 @@ GUARDS = (
         "CASE WHEN q.aging IS NULL THEN -priority",
         "CASE WHEN true THEN -priority",
         (f"{AGING}::test_a_task_that_waited_for_each_step_comes_before_a_higher_priority",),
+    ),
+    *(
+        Guard(
+            f"a task takes as many slots as it weighs, {where}",
+            file,
+            text,
+            without,
+            (
+                f"{WEIGHTS}::test_a_task_takes_as_many_slots_as_it_weighs",
+                f"{WEIGHTS}::test_light_tasks_do_not_overtake_a_heavy_one_that_waits_for_slots",
+            ),
+        )
+        for where, file, text, without in (
+            ("without limits", PLAIN, "WHERE ready.taken <= slots[i]", "LIMIT slots[i]"),
+            ("within limits", LIMITED, "WHERE allowed.taken <= (SELECT room.slots FROM room)\n", ""),
+        )
+    ),
+    *(
+        Guard(
+            f"what weighs more than the whole keeps nobody waiting when it is {ready}",
+            PLAIN,
+            state + OWN + UNCANCELLED + LEFT_OUT + UNSET + FITTING,
+            state + OWN + UNCANCELLED + LEFT_OUT + UNSET,
+            (f"{WEIGHTS}::test_what_weighs_more_than_the_whole_is_passed_by",),
+        )
+        for ready, state in (("queued", QUEUED), ("due", "t.run_at <= now\n"))
+    ),
+    *(
+        Guard(
+            f"within limits what weighs more than the whole keeps nobody waiting when it is {ready}",
+            LIMITED,
+            f"AND data_manager.weight_of(t.settings) <= heaviest\n{after}",
+            after,
+            (f"{WEIGHTS}::{test}",),
+        )
+        for ready, after, test in (
+            ("queued", f"{IN_ORDER}LIMIT CASE", "test_what_weighs_more_than_the_whole_is_passed_by"),
+            ("due", "      ), keys", "test_what_weighs_more_than_the_whole_is_passed_by"),
+            ("of a key", f"{IN_ORDER}LIMIT greatest", "test_who_is_behind_a_full_key_waits_for_none_that_is_too_heavy"),
+        )
+    ),
+    Guard(
+        "what runs without a daemon takes slots by its weight",
+        "damad/scheduler/decisions.py",
+        "sum(task.settings.weight for task in held if",
+        "sum(1 for task in held if",
+        ("tests/test_decisions.py::test_slots_are_free_but_for_what_is_taken_by_weight",),
+    ),
+    Guard(
+        "without a daemon too nothing overtakes what waits for slots",
+        "damad/scheduler/decisions.py",
+        "            break\n        if weight <= slots:",
+        "            continue\n        if weight <= slots:",
+        (
+            "tests/test_decisions.py::test_slots_are_filled_in_order_but_for_what_weighs_more_than_the_whole",
+            f"{WEIGHTS}::test_subtasks_that_run_without_a_daemon_take_slots_by_their_weight",
+        ),
+    ),
+    Guard(
+        "slots are taken by what weighs more, here",
+        "damad/scheduler/supervisor.py",
+        "(one.queue, one.settings.weight)",
+        "(one.queue, 1)",
+        (f"{WEIGHTS}::test_the_slots_of_a_host_hold_what_ran_before_its_daemon_was_started_again",),
+    ),
+    Guard(
+        "slots are taken by what was just claimed, by its weight",
+        "damad/scheduler/supervisor.py",
+        "= task.queue, weight_of(task.settings)",
+        "= task.queue, 1",
+        (f"{WEIGHTS}::test_what_runs_at_a_time_never_weighs_more_than_the_slots_of_its_host_and_of_all",),
     ),
     Guard(
         "what somebody holds is passed by",

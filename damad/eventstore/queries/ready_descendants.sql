@@ -1,5 +1,6 @@
--- The tasks below a context that may run on this host ($2) now, in the order in which they are claimed.
-SELECT t.queue, t.etl_context_id
+-- The tasks below a context that may run on this host ($2) now, in the order in which they are claimed, each with what
+-- it weighs.
+SELECT t.queue, t.etl_context_id, data_manager.weight_of(t.settings) AS weight
   FROM data_manager.etl_context_line($1) AS line
     JOIN data_manager.dama_tasks t USING (etl_context_id)
   WHERE line.depth > 0
