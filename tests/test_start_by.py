@@ -148,6 +148,20 @@ async def test_one_with_a_broken_log_keeps_none_of_the_others(store: EventStore,
     assert [(await store.state(id_)).state for id_ in (broken, whole)] == ["queued", "failed"]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_has_its_time_between_two_looks_of_a_round_is_due_at_once(
+    store: EventStore, schedule: Schedule, waits: bool
+) -> None:
+    now = (await schedule.held()).at
+    id_ = await queued(store, **({} if waits else {"start_by": PAST}))
+    if waits:
+        await append(store, id_, "CLAIMED", {"fence": 1})
+        await append(store, id_, "STARTED", {"attempt": 1})
+        await append(store, id_, "WAITING", {"for": "sleep", "until": PAST})
+    assert await schedule.next_due(looked_at=datetime.fromisoformat(PAST) - timedelta(seconds=1)) == 0.0
+    assert await schedule.next_due(looked_at=now) is None  # the round that began then has seen it
+
+
 async def test_the_look_for_late_ones_reads_an_index_that_others_are_not_in(store: EventStore) -> None:
     for _ in range(50):
         await queued(store)

@@ -165,9 +165,12 @@ class Schedule:
         rows = await self.database.fetch("ready_descendants", etl_context_id, self._host_id)
         return [(row["queue"], row["etl_context_id"], row["weight"]) for row in rows]
 
-    async def next_due(self) -> float | None:
-        """Seconds until the next task that waits for its time; None where none does."""
-        rows = await self.database.fetch("next_due", self._host_id)
+    async def next_due(self, *, looked_at: datetime) -> float | None:
+        """Seconds until the next task that waits for its time; None where none does.
+
+        looked_at: when it was last asked what is late and what waits. Whose time came after that is due at once.
+        """
+        rows = await self.database.fetch("next_due", self._host_id, looked_at)
         return None if rows[0]["seconds"] is None else max(0.0, rows[0]["seconds"])
 
     async def claim(

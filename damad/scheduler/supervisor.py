@@ -224,7 +224,8 @@ class Supervisor:
             await self._bulkhead.alone(self.claims.resume(ours, moments), None, pg_env=self._database.pg_env)
         known = any(self._only in (None, key[0]) for key in self._observer.known())
         self._quiet.clear() if known else self._quiet.set()
-        due = await self._schedule.next_due()  # asked before: what gets due while we claim is neither claimed nor next
+        # Asked before: what gets due while we claim is neither claimed nor next.
+        due = await self._schedule.next_due(looked_at=holding.at)
         if await self._claim(tasks, moments):
             return 0.0
         return min([poll, *moments, *([] if due is None else [due + 0.001])])

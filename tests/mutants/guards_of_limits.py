@@ -17,6 +17,16 @@ RLIMITS = "tests/test_rlimits.py"
 HEARTBEAT = "tests/test_heartbeat.py"
 
 GUARDS = (
+    *(
+        Guard(
+            f"what {whose} while a round lasts is not left until the next poll",
+            "damad/eventstore/queries/next_due.sql",
+            f"{moment} > $2",
+            f"{moment} > greatest($2, statement_timestamp())",
+            (f"{START_BY}::test_what_has_its_time_between_two_looks_of_a_round_is_due_at_once",),
+        )
+        for whose, moment in (("becomes late", "t.start_by"), ("has waited long enough", "t.run_at"))
+    ),
     Guard(
         "a singleton_key is queued once at the same time too",
         TASKS,

@@ -1,12 +1,12 @@
--- What this host holds: its claimed, running and cancelling tasks, with their leases; what time it is; whether any
--- cancel waits for its context (any_cancel), or any task anywhere did not begin by its start_by (any_late), or waits
--- (any_waiting); and, in the first row, what is set for the queues. One row with nothing but the last five if it holds
+-- What this host holds: its claimed, running and cancelling tasks, with their leases; what time it is, when this is asked; whether
+-- any cancel waits for its context (any_cancel), or any task anywhere did not begin by its start_by until then (any_late), or
+-- waits (any_waiting); and, in the first row, what is set for the queues. One row with nothing but the last five if it holds
 -- none.
 -- beaten_at: when a worker that promised to beat was heard of last, if only by an event of its run.
 SELECT now.at, now.any_cancel, now.any_late, now.any_waiting,
        CASE WHEN row_number() OVER () = 1 THEN now.queues END AS queues, held.*
   FROM (
-    SELECT clock_timestamp() AS at, EXISTS (SELECT FROM data_manager.cancel_intents) AS any_cancel,
+    SELECT statement_timestamp() AS at, EXISTS (SELECT FROM data_manager.cancel_intents) AS any_cancel,
            EXISTS (SELECT FROM data_manager.dama_tasks t
                      WHERE t.start_by <= statement_timestamp() AND t.state IN ('queued', 'scheduled')) AS any_late,
            EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.state = 'waiting') AS any_waiting,
