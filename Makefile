@@ -12,6 +12,9 @@ WITHOUT = $(OFF:%=--off=%)
 JOBS   = $(shell echo $$((2 * $$(nproc))))
 PYTEST = $(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
 
+# of `make test`: how many of a hundred answers of the database get lost, of tests/lost_answers.py
+LOSING = $(LOST:%=--lost=%)
+
 # of `make bench`: lines and options of damad bench, and the power of ten of the events in the largest log
 OPTIONS = $(BENCH) $(if $(GROWTH),--growth $(GROWTH))
 
@@ -33,7 +36,7 @@ demo: $(READY) ## From nothing: embedded Postgres, daemon, a real GTFS feed load
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash workers/demo.sh
 
 test: $(READY) ## The whole fast suite: real Postgres, real processes, from nothing
-	@$(PYTEST) $(WITHOUT)
+	@$(PYTEST) $(WITHOUT) $(LOSING)
 
 faults: $(READY) ## Everything breaks that can, and what must hold holds; writes docs/reliability.md
 	@$(PYTEST) -m fault -o "norecursedirs=bench browser systemd .*" --page docs/reliability.md $(WITHOUT)

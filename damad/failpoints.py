@@ -38,7 +38,9 @@ NAMES: Final = (
 )
 
 LOSES: Final = "database.executed"
-"""Armed as `database.executed:0.05`: of the statements that may be repeated, that share is executed and then lost."""
+"""Armed as `database.executed:0.05`: of the statements that are sent again, that share is executed and its answer lost,
+but for the last time that one is sent. As `database.executed:0.05:all` of those that are not sent again too, and of
+COMMIT: whoever asked has to live with an outcome that is unknown."""
 
 _DELAY: Final = 3.0
 _variable = os.environ.get("DAMAD_FAILPOINT", "")
@@ -46,6 +48,13 @@ _variable = os.environ.get("DAMAD_FAILPOINT", "")
 
 class Failpoint(Exception):
     """What `raise` raises."""
+
+
+def arm(variable: str) -> str:
+    """Has this process do what DAMAD_FAILPOINT would say, from now on. Returns what it would have done."""
+    global _variable
+    before, _variable = _variable, variable
+    return before
 
 
 def hit(name: str) -> None:
@@ -64,13 +73,14 @@ def hit(name: str) -> None:
         time.sleep(_DELAY)
 
 
-def loses(name: str) -> bool:
-    """True for the share of calls that DAMAD_FAILPOINT says, if it names this place."""
-    assert name == LOSES, name
-    armed, _, share = _variable.partition(":")
-    return armed == name and random.random() < float(share)
+def loses(*, again: bool) -> bool:
+    """True for the share of answers that DAMAD_FAILPOINT says. `again`: the statement is sent again."""
+    armed, _, said = _variable.partition(":")
+    share, _, whose = said.partition(":")
+    return armed == LOSES and (again or whose == "all") and random.random() < float(share)
 
 
 def environment() -> dict[str, str]:
-    """What a process that this one starts needs in its environment to hit the same place."""
-    return {"DAMAD_FAILPOINT": _variable} if _variable else {}
+    """What a process that this one starts needs in its environment to hit the same place. (It loses what is sent again
+    alone: what becomes of a COMMIT of a worker's own is the worker's.)"""
+    return {"DAMAD_FAILPOINT": _variable.removesuffix(":all")} if _variable else {}

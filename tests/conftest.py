@@ -19,7 +19,7 @@ from damad.eventstore.embedded import EmbeddedPostgres
 from damad.eventstore.pools import Database
 from damad.eventstore.store import EventStore
 
-pytest_plugins = ["fast_paths", "reliability_page"]
+pytest_plugins = ["fast_paths", "lost_answers", "reliability_page"]
 
 # The same examples in every run; one fixture for all examples of a test; no file of examples beside the project.
 hypothesis.settings.register_profile(

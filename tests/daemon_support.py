@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import fast_paths
+import lost_answers
 from postgres_support import TEMPLATE, in_database, sql
 from worker_support import GATE_MODULE, HOLD, Gate, Outcome
 
@@ -74,6 +75,7 @@ class Site:
             "DAMAD_WORKER_ROOTS": str(self.workers),
             **{f"DAMAD_PG_ENV_{name.upper()}_DSN": dsn for name, dsn in dsns.items()},
             **fast_paths.variables(),
+            **lost_answers.variables(),
             **settings,
             _MARK: self._mark,
         }
@@ -284,7 +286,7 @@ class Daemon:
             self._process = await asyncio.create_subprocess_exec(
                 *DAMAD, "serve", "--port", "0", *words,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
-                cwd=self.site.folder, env={**self.site.environment, **environment},
+                cwd=self.site.folder, env={**self.site.environment, **lost_answers.of_a_daemon(), **environment},
             )  # fmt: skip
         assert self._process.stdout is not None
         self.ready = ""

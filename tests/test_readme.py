@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fast_paths
+import lost_answers
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -24,7 +25,8 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, obj
     (home / "workers" / worker[2]).write_text(worker[1])
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DAMAD_", "XDG_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-    place = {"cwd": home, "env": {**clean, **fast_paths.variables(), "HOME": str(home), "PATH": path}}
+    run = {**fast_paths.variables(), **lost_answers.variables()}
+    place = {"cwd": home, "env": {**clean, **run, "HOME": str(home), "PATH": path}}
     daemon = subprocess.Popen(
         ["damad", "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **place
     )

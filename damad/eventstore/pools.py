@@ -150,7 +150,7 @@ class Database:
                             self.answers(connection, rows=brought, in_transaction=False),
                         ):
                             rows = list(await connection.fetch(query(name), *arguments))
-                if repeatable and failpoints.loses("database.executed"):
+                if (tries_left or not repeatable) and failpoints.loses(again=repeatable):
                     raise Unavailable("the answer was lost, as a test wants it")
                 return rows
             except Unavailable as error:

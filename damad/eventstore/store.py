@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from damad import failpoints
 from damad.errors import ContextBusy, DamadError, NotFound, Unavailable
 from damad.eventstore import refusals
 from damad.eventstore.grouping import Grouping
@@ -318,6 +319,8 @@ class EventStore:
                 raise
             async with self.database.answers(connection):
                 await transaction.commit()
+            if failpoints.loses(again=False):
+                raise Unavailable("the answer to COMMIT was lost, as a test wants it")
 
 
 def _has_uuids(events: Sequence[Sent | _SentTask]) -> bool:
