@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import lost_answers
 import pytest
 
 from damad import archive
@@ -127,3 +128,13 @@ async def queued(plain: "asyncpg.Connection[Any]") -> int:
     )
     assert row is not None
     return int(row[0])
+
+
+async def test_what_was_removed_is_counted_though_no_answer_says_so(
+    ctx: EtlContext, plain: "asyncpg.Connection[Any]", tmp_path: Path
+) -> None:
+    await tree(plain)
+    await tree(plain, done=False)
+    with lost_answers.every_one():
+        done = await archive.archive(Which(), to=tmp_path)
+    assert (done.contexts, done.removed) == (2, 2)

@@ -12,12 +12,12 @@ import asyncpg
 import msgspec
 
 from damad import failpoints
-from damad.errors import Conflict
+from damad.errors import Conflict, ContextBusy, Unavailable
 from damad.eventstore.folding import fold, some_at_a_time
 from damad.eventstore.pools import Database
 from damad.eventstore.queries import query
 from damad.eventstore.rebuild import write_projection
-from damad.eventstore.refusals import Contention, translated
+from damad.eventstore.refusals import Contention, Unanswered, translated
 
 OUTCOMES: Final = ("done", "failed", "cancelled")
 """The states in which a context has ended."""
@@ -95,10 +95,21 @@ async def remove(database: Database, found: Archivable) -> int:
         last = min(first + _AT_A_TIME, len(found.ids))
         while last < len(found.ids) and found.roots[last] == found.roots[last - 1]:
             last += 1
-        removed += len(await database.fetch("remove_contexts", found.ids[first:last], found.versions[first:last]))
+        removed += await _remove_some(database, found.ids[first:last], found.versions[first:last])
         failpoints.hit("archive.removed")
         first = last
     return removed
+
+
+async def _remove_some(database: Database, ids: Sequence[int], versions: Sequence[int]) -> int:
+    """How many were removed. Where the answer is lost, how many are gone: of those nobody can tell who removed them."""
+    try:
+        return len(await database.fetch("remove_contexts", ids, versions, repeatable=False))
+    except Unavailable as error:
+        if isinstance(error, ContextBusy | Unanswered):
+            raise
+    await database.fetch("remove_contexts", ids, versions)
+    return len(ids) - len(await database.fetch("present_contexts", ids))
 
 
 class Restoring:
