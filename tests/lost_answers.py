@@ -24,6 +24,11 @@ def of_a_daemon() -> dict[str, str]:
     return {name: f"{armed}:all" for name, armed in variables().items()}
 
 
+def first_time() -> tuple[int, ...]:
+    """How an append that its sender named is answered the first time: 200 where damad had to send it again."""
+    return (200, 201) if failpoints.environment() else (201,)
+
+
 @contextmanager
 def every_one() -> Iterator[None]:
     """Inside, no answer arrives but to a statement that is sent for the last time."""

@@ -135,6 +135,7 @@ async def test_an_unknown_context_is_named(store: EventStore) -> None:
         await store.state(4711)
 
 
+@pytest.mark.answered("asks who was first: an append that is sent again is answered as one that was there")
 async def test_the_same_uuid_and_event_again_is_answered_with_the_first_row(store: EventStore) -> None:
     id_, uuid = await begun(store), uuid4()
     first = await append(store, id_, ":A", {"a": [1]}, event_uuid=uuid, meta={"m": 1})
@@ -151,6 +152,7 @@ async def test_the_same_uuid_with_another_body_or_context_is_refused(store: Even
             await append(store, context, type_, payload, event_uuid=uuid)
 
 
+@pytest.mark.answered("asks who was first: an append that is sent again is answered as one that was there")
 async def test_the_same_uuid_sent_by_many_at_once_is_recorded_once(store: EventStore) -> None:
     id_, uuid = await begun(store), uuid4()
     done = await asyncio.gather(*(append(store, id_, ":A", 1, event_uuid=uuid) for _ in range(20)))

@@ -127,6 +127,7 @@ def some_calls(random: Random, ids: list[int], uuids: list[UUID]) -> list[list[A
     return [[some() for _ in range(random.choice([1, 1, 2, 3]))] for _ in range(random.choice([2, 8]))]
 
 
+@pytest.mark.answered("compares two histories to the letter, with who was first")
 @pytest.mark.parametrize("seed", range(12))
 async def test_many_calls_in_one_statement_are_answered_as_one_after_another(store: EventStore, seed: int) -> None:
     outcomes = []

@@ -6,11 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import http_support
+import lost_answers
 import pytest
 import pytest_asyncio
 from http_support import House, refusal
 
 house, ready = http_support.house, http_support.ready
+FIRST_TIME = lost_answers.first_time()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -79,13 +81,13 @@ async def test_the_same_key_and_events_again_are_200_and_the_first_rows(house: H
     id_, other = await house.new_context(), await house.new_context()
     headers = {"Idempotency-Key": f'"load of {uuid4()}"'}
     answers = []
-    for status in (201, 200):
+    for statuses in (FIRST_TIME, (200,)):
         async with house.ask("POST", f"/contexts/{id_}/events", json=body, headers=headers) as response:
-            assert response.status == status
+            assert response.status in statuses
             answers.append(await response.json())
     assert answers[0] == answers[1]
     async with house.ask("POST", f"/contexts/{other}/events", json=body, headers=headers) as response:
-        assert response.status == 201  # a key is one of its context
+        assert response.status in FIRST_TIME  # a key is one of its context
 
 
 async def test_a_key_that_is_a_uuid_is_the_event_uuid(house: House) -> None:
@@ -99,7 +101,7 @@ async def test_a_key_that_is_a_uuid_is_the_event_uuid(house: House) -> None:
 async def test_the_same_key_with_another_event_is_409(house: House) -> None:
     id_, headers = await house.new_context(), {"Idempotency-Key": "k"}
     async with house.post(f"/contexts/{id_}/events", {"type": ":A"}, headers=headers) as response:
-        assert response.status == 201
+        assert response.status in FIRST_TIME
     before = await house.event_count()
     async with house.post(f"/contexts/{id_}/events", {"type": ":B"}, headers=headers) as response:
         await refusal(response, 409, "event-uuid-conflict")
@@ -108,9 +110,10 @@ async def test_the_same_key_with_another_event_is_409(house: House) -> None:
 
 async def test_a_retry_under_its_key_and_if_match_is_answered_with_the_first_event(house: House) -> None:
     id_, headers = await house.new_context(), {"Idempotency-Key": "again", "If-Match": '"1"'}
-    for status in (201, 200):
+    for statuses in (FIRST_TIME, (200,)):
         async with house.post(f"/contexts/{id_}/events", {"type": ":A"}, headers=headers) as response:
-            assert (response.status, (await response.json())["version"]) == (status, 2)
+            assert response.status in statuses
+            assert (await response.json())["version"] == 2
 
 
 async def test_the_key_of_a_task_is_its_idempotency_key(house: House) -> None:

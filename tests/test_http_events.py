@@ -4,10 +4,10 @@ from typing import Any
 from uuid import uuid4
 
 import http_support
+import lost_answers
 import pytest
 from http_support import House, refusal
 
-from damad import failpoints
 from damad.http import cursors
 
 house = http_support.house
@@ -16,7 +16,7 @@ FIELDS = [
     "event_id", "etl_context_id", "version", "event_uuid", "type", "payload", "meta", "error", "_created_timestamp"
 ]  # fmt: skip
 
-FIRST_TIME = (200, 201) if failpoints.environment() else (201,)
+FIRST_TIME = lost_answers.first_time()
 """How an event is answered that nobody sent before. One whose uuid the client drew, and whose first answer is lost on
 the way from Postgres (tests/faults/test_lost_answers.py), has been recorded already when it is looked for again."""
 

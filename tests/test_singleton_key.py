@@ -140,6 +140,7 @@ async def test_a_task_with_debounce_starts_so_long_after_it_was_asked_for(store:
     assert (await verify(store.database)).mismatches == []
 
 
+@pytest.mark.answered("counts events: what is sent again puts off once more, by the time in between")
 async def test_who_asks_again_meanwhile_puts_its_start_off(store: EventStore) -> None:
     first = await asked("the first", debounce="1h")
     before = await the_state(store, first.etl_context_id)
