@@ -119,7 +119,7 @@ async def _spawn(assignment: Assignment, fd: int) -> None:
             stdin=asyncio.subprocess.DEVNULL if detached else None,
             stdout=errors if detached else sys.stderr.fileno(),
             stderr=errors if detached else None,
-            env=assignment.environment | failpoints.environment(),
+            env=failpoints.environment() | assignment.environment,
             pass_fds=(fd,),
             start_new_session=detached,
         )  # fmt: skip
