@@ -65,7 +65,7 @@ STRIKES = (
     + ["network silence", "network delay", "network away"]
 )  # fmt: skip
 MENDED = ("daemon", "postgres", "network")
-"""What all else needs: not struck again before it is mended and a `main` runs. Of those there are always more."""
+"""What all else needs: not struck again before it is mended and a `main` runs. Of processes there are always more."""
 
 
 class Chaos:
@@ -79,6 +79,7 @@ class Chaos:
         self.dice = random.Random(SEED)
         self.struck: Counter[str] = Counter()
         self.broken: set[str] = set()
+        self.mended: set[str] = set()
         self.over = False
         self.ids: list[int] = []
 
@@ -119,11 +120,13 @@ class Chaos:
             "runner": self.site.runners(),
             "worker": self.site.at_main(),
         }
+        if hit["worker"]:
+            self.mended.clear()
         subjects = [(what, what.split()[0]) for what in STRIKES]
         return [
             (what, self.dice.choice(hit[subject]))
             for what, subject in subjects
-            if hit[subject] and subject not in self.broken
+            if hit[subject] and subject not in self.broken | self.mended
         ]
 
     async def _strike(self, what: str, pid: int) -> None:
@@ -142,8 +145,8 @@ class Chaos:
             case _:
                 await strike_process(pid, how)
         if subject in MENDED:
-            await until(lambda: bool(self.site.at_main()), self.site.processes)
             self.broken.remove(subject)
+            self.mended.add(subject)
 
     async def _kill_postgres(self) -> None:
         postmaster = processes.identify(int((self.server.data / "postmaster.pid").read_text().split()[0]))
