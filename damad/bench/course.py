@@ -37,6 +37,7 @@ PARTS: Final[tuple[tuple[tuple[str, ...], Measure], ...]] = (
     (("waiting.memory",), resting.waiting),
     (("adopt",), resting.adopt),
     (("slot.p99",), draining.slots),
+    (("slot.keys.p99",), draining.slots_of_keys),
     (("feed.p50", "feed.p99"), streaming.feed),
 )
 """Each part: the lines that it measures, and how."""

@@ -4,15 +4,19 @@ import math
 from time import monotonic
 from typing import Final
 
-from damad import events, tasks
+from damad import events, queues, tasks
 from damad.bench.figures import percentile
-from damad.bench.ground import IN_DAEMON, IN_PROCESS, Ground, MeasuringFailed, Site, until
+from damad.bench.ground import IN_DAEMON, IN_PROCESS, KEYED, Ground, MeasuringFailed, Site, until
 from damad.bench.queueing import queue
 
 _MOST_AT_ONCE: Final = 20_000
 _FEWEST: Final = 20
 _LONGEST: Final = 3
 """Times the seconds of a rate: until then tasks are started one after another, as many as are wanted or fit in."""
+_SLOTS: Final = 4
+"""Of the queues in processes (ground.py)."""
+_OF_A_KEY: Final = 4
+"""Tasks of a key that wait one behind the other: twice as many as may run at a time."""
 _PAUSE: Final = 0.2
 """Seconds between looks whether all is drained: the look must not be what is measured."""
 
@@ -83,14 +87,31 @@ async def _start(ground: Ground, queue_name: str, key: str) -> dict[str, float]:
 
 
 async def slots(ground: Ground) -> dict[str, float]:
-    """Milliseconds from the end of a task until the slot that it held is taken again, while others wait: p99.
-
-    The i-th end frees what the i-th claim after those that filled all slots takes.
-    """
+    """Milliseconds from the end of a task until the slot that it held is taken again, while others wait: p99."""
     site = await ground.site("slots")
     last = await site.last_event()
     await queue(site, ground.sizes.naps, IN_PROCESS, "nap.py")
     await drained(site, ground.sizes.naps)
+    return {"slot.p99": await _free(site, last)}
+
+
+async def slots_of_keys(ground: Ground) -> dict[str, float]:
+    """The same where two of each key may run at a time, and four of each wait one behind the other: who takes a slot
+    has to look past those whose key is full."""
+    site, naps = await ground.site("keys"), ground.sizes.naps
+    last = await site.last_event()
+    with site.here():
+        await queues.change(KEYED, {"key_concurrency": 2})
+        await tasks.queue_many(
+            [tasks.request("nap.py", queue=KEYED, concurrency_key=str(number // _OF_A_KEY)) for number in range(naps)]
+        )
+    await drained(site, naps)
+    return {"slot.keys.p99": await _free(site, last)}
+
+
+async def _free(site: Site, last: int) -> float:
+    """p99 of the milliseconds for which slots were free after an event. The i-th end frees what the i-th claim takes
+    after those that filled all slots; the last claims are left out, for which too few others may have waited."""
     row = (await site.database.fetch("bench_slots", last))[0]
-    freed, taken = row["given_back"], row["taken"][4:]
-    return {"slot.p99": percentile([(again - free) * 1000 for free, again in zip(freed, taken, strict=False)], 99)}
+    freed, taken = row["given_back"], row["taken"][_SLOTS:-_SLOTS]
+    return percentile([(again - free) * 1000 for free, again in zip(freed, taken, strict=False)], 99)

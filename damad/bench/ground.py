@@ -24,8 +24,9 @@ from damad.eventstore.scratch import scratch
 from damad.eventstore.store import EventStore
 
 PG_ENV: Final = "damad_bench"
-IN_DAEMON, IN_PROCESS, PARKED = "in_daemon", "in_process", "parked"
-"""The queues: 50 tasks at a time in the daemon, 4 at a time in processes of their own, and one that nobody runs."""
+IN_DAEMON, IN_PROCESS, KEYED, PARKED = "in_daemon", "in_process", "keyed", "parked"
+"""The queues: 50 tasks at a time in the daemon, 4 at a time in processes of their own, the same again for tasks with
+keys, and one that nobody runs."""
 _PATIENCE: Final = 120.0
 """Seconds until something that should have happened counts as failed: nothing that is measured takes as long."""
 _MARK: Final = "BENCH_SITE"
@@ -46,6 +47,8 @@ dsn = {dsn}
 concurrency = 50
 run_in = "daemon"
 [queue.{in_process}]
+concurrency = 4
+[queue.{keyed}]
 concurrency = 4
 [queue.crowd]
 concurrency = 8
@@ -79,6 +82,7 @@ class Site:
             _CONFIGURATION.format(
                 pg_env=PG_ENV, dsn=msgspec.json.encode(database.dsn).decode(), in_daemon=IN_DAEMON,
                 in_process=IN_PROCESS,
+                keyed=KEYED,
             )
         )  # fmt: skip
         self._host = context.Host(

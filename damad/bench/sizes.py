@@ -42,7 +42,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 QUICK: Final = Sizes(runs=3, seconds=0.3, started=30, naps=20, appends_seen=50, growth=4, idle_seconds=12.0)
 """For who works on a line and wants to see it: what varies is seen to vary."""
 SMALLEST: Final = Sizes(
-    runs=1, seconds=0.05, started=2, naps=6, subscribers=10, appends_seen=5, readers=2, growth=2, open_contexts=20,
+    runs=1, seconds=0.05, started=2, naps=12, subscribers=10, appends_seen=5, readers=2, growth=2, open_contexts=20,
     adopted=2, waiting=1, settling=0.1, idle_seconds=0.3,
 )  # fmt: skip
 """As little as shows that every line can be measured. Its figures say nothing."""
