@@ -1,4 +1,7 @@
-"""Everybody writes at once and out of order, one for as long as ETL does, while those who read live come and go."""
+"""Everybody writes at once and out of order, one for as long as ETL does, while those who read live come and go.
+
+HOLD_SECONDS (10) says for how long; 60 is for tests by hand.
+"""
 
 import asyncio
 import random
@@ -10,6 +13,7 @@ import aiohttp
 import pytest
 from daemon_support import PG_ENV, SOON, Daemon, Site, until
 from http_support import Stream
+from test_open_transaction import HOLD_SECONDS
 
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore
@@ -17,6 +21,7 @@ from damad.model.event import Event
 
 WRITERS, READERS, EACH = 16, 20, 8
 LAST = ":LAST"
+AGE = "SELECT extract(epoch FROM clock_timestamp() - transaction_timestamp())"
 
 
 class Reader:
@@ -54,20 +59,22 @@ async def test_each_reader_sees_each_committed_event_exactly_once(
     ids = [await _opened(store) for _ in range(WRITERS)]
     slow, end = await _opened(store), await _opened(store)
     readers = [Reader(number) for number in range(READERS)]
-    visible = WRITERS + 2 + WRITERS * EACH
+    visible = WRITERS + 2
 
     token = (site.state_dir / "token").read_text().strip()
     client = aiohttp.ClientSession(
         daemon.url, headers={"Authorization": f"Bearer {token}"},
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None),
     )  # fmt: skip
-    async with client, asyncio.timeout(8 * SOON), asyncio.TaskGroup() as group:
+    async with client, asyncio.timeout(HOLD_SECONDS + 8 * SOON), asyncio.TaskGroup() as group:
         for reader in readers:
             group.create_task(reader.read(client, f"/v1/{PG_ENV}/events"))
         async with store.transaction() as held:
             for number in range(3):
                 await store.append([_append(slow, ":SLOW", number)], on=held)
-            await asyncio.gather(*(_write(store, id_, dice) for id_ in ids))
+            while await held.fetchval(AGE) < HOLD_SECONDS:
+                await asyncio.gather(*(_write(store, id_, dice) for id_ in ids))
+                visible += WRITERS * EACH
             await until(lambda: all(len(r.shown) >= visible for r in readers), within=4 * SOON)
         await store.append([_append(end, LAST)])
     await database.close()
