@@ -99,16 +99,18 @@ class Chaos:
                 await asyncio.sleep(0.1)
 
     async def break_things(self, seconds: float) -> None:
-        """Something every second by the clock, whether or not what was broken before is mended already."""
+        """As much as seconds by the clock, whether or not what was broken before is mended already. Where nothing works
+        that could be struck, it is struck as soon as something does."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         async with asyncio.TaskGroup() as mending:
             for second in range(int(seconds)):
                 await asyncio.sleep(begun + second - loop.time())
-                if strikes := self._strikes():
+                while self.struck.total() <= second and (strikes := self._strikes()):
                     what, pid = self.dice.choice(strikes)
                     self.struck[what] += 1
                     mending.create_task(self._strike(what, pid))
+                    await asyncio.sleep(0)
         self.over = True
 
     def _strikes(self) -> list[tuple[str, int]]:
