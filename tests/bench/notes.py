@@ -58,10 +58,10 @@ BOUNDS: Final = {
     "rebuild.memory": "As verify.memory.",
     "idle.memory": "The imports: aiohttp, asyncpg, uvloop and the rest are most of it, as the yardstick shows.",
     "idle.cpu": (
-        "The backstop poll and the listener's ping, some 1.2 statements a second in the log of Postgres, where this "
-        "run counted more transactions: not explained yet. A wake-up is dear on the machine of this run: strace shows "
-        "20 ms between the end of a wait of 1.4 s and the first system call after it. Its kernel takes back memory "
-        "that lies idle (kdamond runs), which may be why; an older damad took 0.02 % of a core on another machine."
+        "The backstop poll and the listener's ping, as many statements as idle.queries shows, at a wake-up each. That "
+        "is dear on the machine of this run: strace shows 20 ms between the end of a wait of 1.4 s and the first "
+        "system call after it, and beside other work, which keeps the processor awake, the same daemon took 0.15 %. "
+        "Its kernel takes back memory that lies idle (kdamond runs), which may be why."
     ),
     "waiting.memory": (
         "Two processes a task, the worker and the parent that watches it, forked from one that has imported "
