@@ -184,6 +184,12 @@ async def test_the_database_reads_a_weight_as_python_does(database: Database, we
     assert (unfit is None) == (weight is None or str(read) == str(weight)), unfit
 
 
+@pytest.mark.parametrize("settings", ["a text", 7, []])
+async def test_settings_that_are_none_weigh_one(database: Database, settings: Any) -> None:
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT data_manager.weight_of($1)", settings) == weight_of(settings) == 1
+
+
 async def test_a_queue_says_what_its_tasks_weigh_that_do_not_say(store: EventStore, claim: Claim) -> None:
     await queues.change("etl", {"weight": 2})
     first, second, light = [*await queued(store, None, None), *await of_weights(store, 1)]

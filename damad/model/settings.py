@@ -220,9 +220,10 @@ def decode(recorded: Any) -> TaskSettings:
     return msgspec.convert(known, TaskSettings)
 
 
-def weight_of(recorded: Mapping[str, Any]) -> int:
+def weight_of(recorded: Any) -> int:
     """How many slots of its queue a task takes, by the settings that the log holds. As schema/218 reads it."""
-    return 1 if recorded.get("weight") is None else decode({"weight": recorded["weight"]}).weight
+    weight = recorded.get("weight") if isinstance(recorded, dict) else None
+    return 1 if weight is None else decode({"weight": weight}).weight
 
 
 def _recorded(name: str, value: Any) -> Any:
