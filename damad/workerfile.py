@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ from damad.errors import InvalidWorker
 ON_NODE: Final = (".js", ".mjs", ".ts")
 SUFFIXES: Final = (".py", *ON_NODE)
 NO_NODE: Final = "needs Node.js, and there is no program `node` on the PATH"
+_DELETED: Final = " (deleted)"
+"""What the kernel adds to the path of a file that is there no more."""
 
 
 def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None) -> Path:
@@ -21,19 +24,21 @@ def resolve(worker: str, roots: tuple[Path, ...], *, pointer: str | None = None)
     """
     if not isinstance(worker, str) or "\0" in worker or worker.endswith("/") or not _is_unicode(worker):
         raise InvalidWorker(f"worker {worker!r} names no file", pointer=pointer, worker=worker)
-    shown = ", ".join(map(str, roots)) or "none"
     for root in roots:
-        real_root = Path(os.path.realpath(root))
-        path = Path(os.path.realpath(real_root / worker))
-        if not path.is_relative_to(real_root) or path == real_root:
+        real_root = _real(str(root))
+        path = _real(os.path.join(real_root, worker))
+        if not path.startswith(os.path.join(real_root, "")) or path == real_root:
             continue
         if os.path.lexists(path):
-            _check(path, real_root, worker, pointer)
-            return path
+            return _checked(path, real_root, worker, pointer)
         if not Path(worker).is_absolute() and root is not roots[-1]:
             continue
-        raise InvalidWorker(f"worker {worker!r} is not there; looked in {shown}", pointer=pointer, worker=worker)
-    raise InvalidWorker(f"worker {worker!r} is outside the worker roots: {shown}", pointer=pointer, worker=worker)
+        raise InvalidWorker(
+            f"worker {worker!r} is not there; looked in {_shown(roots)}", pointer=pointer, worker=worker
+        )
+    raise InvalidWorker(
+        f"worker {worker!r} is outside the worker roots: {_shown(roots)}", pointer=pointer, worker=worker
+    )
 
 
 def runs_on_node(path: Path) -> bool:
@@ -54,13 +59,32 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:
+def _shown(roots: tuple[Path, ...]) -> str:
+    return ", ".join(map(str, roots)) or "none"
+
+
+def _real(path: str) -> str:
+    """The path without links, as `os.path.realpath` has it. That asks for each part of a path, and of what is there the
+    kernel knows it; unless it says that it was deleted, which something else at its place may not be."""
+    with suppress(OSError):
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            real = os.readlink(f"/proc/self/fd/{opened}")
+        finally:
+            os.close(opened)
+        if not real.endswith(_DELETED):
+            return real
+    return os.path.realpath(path)
+
+
+def _checked(real: str, root: str, worker: str, pointer: str | None) -> Path:
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(real).st_mode
     except OSError as error:
         raise InvalidWorker(f"worker {worker!r} cannot be read: {error.strerror}", pointer=pointer) from None
     if not stat.S_ISREG(mode):
         raise InvalidWorker(f"worker {worker!r} is not a regular file", pointer=pointer)
+    path = Path(real)
     if path.suffix not in SUFFIXES:
         raise InvalidWorker(
             f"worker {worker!r} is in no language that damad runs: its name ends in none of {', '.join(SUFFIXES)}",
@@ -68,8 +92,10 @@ def _check(path: Path, root: Path, worker: str, pointer: str | None) -> None:
         )
     if runs_on_node(path) and node() is None:
         raise InvalidWorker(f"worker {worker!r} {NO_NODE}", pointer=pointer)
-    for place in (path, *path.parents):
-        if place.stat().st_mode & stat.S_IWOTH:
-            raise InvalidWorker(f"worker {worker!r} can be written by others: chmod o-w {place}", pointer=pointer)
-        if place == root:
-            break
+    place = real
+    while not mode & stat.S_IWOTH and place != root:
+        place = os.path.dirname(place)
+        mode = os.stat(place).st_mode
+    if mode & stat.S_IWOTH:
+        raise InvalidWorker(f"worker {worker!r} can be written by others: chmod o-w {place}", pointer=pointer)
+    return path

@@ -1,6 +1,8 @@
 """Which files may be run: regular, of a known language, inside a worker root, writable by no stranger."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,29 @@ def test_a_link_is_what_it_points_to(root: Path, tmp_path: Path) -> None:
             resolve(worker, (root,))
     with pytest.raises(InvalidWorker, match="not there"):
         resolve("broken.py", (root,))
+
+
+def test_a_worker_that_is_replaced_meanwhile_is_there(root: Path) -> None:
+    replaced = threading.Event()
+
+    def replace() -> None:
+        while not replaced.is_set():
+            a_worker(root / "new").replace(root / "hello.py")
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace)
+        try:
+            for _ in range(2000):
+                assert resolve("hello.py", (root,)) == root / "hello.py"
+        finally:
+            replaced.set()
+        replacing.result()
+
+
+def test_a_root_may_be_named_as_the_kernel_names_what_was_deleted(tmp_path: Path) -> None:
+    root = a_worker(tmp_path / "workers (deleted)" / "hello.py").parent
+    (tmp_path / "link").symlink_to(root)
+    assert resolve("hello.py", (tmp_path / "link",)) == root / "hello.py"
 
 
 def test_a_root_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ GUARDS = (
     Guard(
         "a worker that others can write is none",
         WORKERFILE,
-        "if place.stat().st_mode & stat.S_IWOTH:",
+        "if mode & stat.S_IWOTH:",
         "if False:",
         (f"{FILES}::test_what_others_can_write_is_refused_up_to_the_root",),
     ),
