@@ -2,6 +2,8 @@
 process."""
 
 import hashlib
+import os
+import py_compile
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -351,6 +353,21 @@ async def test_started_names_the_process_and_the_fingerprint_of_the_file(site: S
     assert started["sha256"] == hashlib.sha256((site.workers / outcome.task.worker).read_bytes()).hexdigest()
     assert started["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert isinstance(started["start_time"], int)
+
+
+async def test_what_runs_is_what_its_fingerprint_names_whatever_lies_beside_it(site: Site) -> None:
+    # Python takes the code that it left in __pycache__ for that of any file of the same size and second.
+    name = site.worker("def main():\n    return {'it': 'old'}\n")
+    path = site.workers / name
+    py_compile.compile(str(path), doraise=True)
+    was = path.stat()
+    path.write_text(path.read_text().replace("old", "new"))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    for _ in range(2):
+        id_ = await site.queue(name)
+        assert (await site.ended(id_)).state == "done"
+        assert (await site.event(id_, ":FINAL")).payload == {"it": "new"}
 
 
 async def test_after_all_that_the_projections_are_what_the_events_say(site: Site) -> None:

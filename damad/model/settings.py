@@ -63,6 +63,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dama_host_id: str | None = None
 
 
+_OPTIONAL = frozenset(TaskSettings.__struct_fields__) - {"worker"}
 NAMES = frozenset(TaskSettings.__struct_fields__) - {"dama_host_id"}
 """The settings that a caller may give. (The host is not given: it is where the task is queued.)"""
 
@@ -213,17 +214,22 @@ def decode(recorded: Any) -> TaskSettings:
     recorded = recorded if isinstance(recorded, dict) else {}
     worker = recorded.get("worker") or recorded.get("worker_path")
     known: dict[str, Any] = {"worker": worker if isinstance(worker, str) else ""}
-    for name in TaskSettings.__struct_fields__:
-        if name != "worker" and recorded.get(name) is not None:
+    for name, value in recorded.items():
+        if name in _OPTIONAL and value is not None:
             with suppress(InvalidInput, msgspec.ValidationError):
-                known[name] = _recorded(name, recorded[name])
+                known[name] = _recorded(name, value)
     return msgspec.convert(known, TaskSettings)
+
+
+def decode_one(name: str, recorded: Any) -> Any:
+    """One of the settings that the log holds, as `decode` reads it."""
+    value = recorded.get(name) if isinstance(recorded, dict) else None
+    return getattr(decode({} if value is None else {name: value}), name)
 
 
 def weight_of(recorded: Any) -> int:
     """How many slots of its queue a task takes, by the settings that the log holds. As schema/218 reads it."""
-    weight = recorded.get("weight") if isinstance(recorded, dict) else None
-    return 1 if weight is None else decode({"weight": weight}).weight
+    return int(decode_one("weight", recorded))
 
 
 def _recorded(name: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ and by the table of transitions, which knows one STARTED a claim) is why nobody 
 """
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
 from damad.model.memory import Memory
 from damad.runner import outcome
-from damad.runner.load import NotLoaded, sha256
+from damad.runner.load import Main, NotLoaded, compiled, load, read
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class Attempt:
         )
         self._assignment: Assignment | None = None
         self._worker: Path | InvalidWorker | None = None
-        self._sha256: str | None = None
+        self._source: bytes | None = None
         self._started = uuid4()  # drawn once: a process and the parent that forked it may both say that it began
         self.concluded = False
         if task is not None:
@@ -107,11 +108,6 @@ class Attempt:
         assert self._assignment is not None
         return self._assignment
 
-    @property
-    def settings(self) -> settings.TaskSettings:
-        """The task's settings."""
-        return settings.decode(self.assignment.settings)
-
     async def look(self) -> None:
         """Reads what is to be done from the log, where whoever claimed the task did not say."""
         if self._assignment is None:
@@ -119,6 +115,7 @@ class Attempt:
 
     def _assign(self, task: Assignment, asked_at: float | None = None) -> None:
         self._assignment = task
+        self.settings = settings.decode(task.settings)
         self._boot = task.at - timedelta(seconds=time.monotonic() if asked_at is None else asked_at)
         work_dir = self.settings.work_dir
         self.context = msgspec.structs.replace(
@@ -158,8 +155,9 @@ class Attempt:
 
     def prepare(self) -> None:
         """Does what can be done before the process is forked that will run it."""
-        if self.assigned:
-            self._resolved()
+        if self.assigned and isinstance(worker := self._resolved(), Path) and not workerfile.runs_on_node(worker):
+            with suppress(SyntaxError, ValueError):  # the process says what is wrong with it
+                compiled(worker, self._source or b"")
 
     def started(self, process: processes.Process) -> Event:
         """The event by which a process begins the attempt. The same one whoever says it, and however often."""
@@ -170,7 +168,7 @@ class Attempt:
             "start_time": process.start_time,
             "boot_id": process.boot_id,
             "host_id": self.claim.host_id,
-            "sha256": self._sha256,
+            "sha256": None if self._source is None else hashlib.sha256(self._source).hexdigest(),
         }
         if self.context.traceparent is not None:
             payload[trace.KEY] = self.context.traceparent
@@ -184,7 +182,7 @@ class Attempt:
             except InvalidWorker as refused:
                 self._worker = refused
             else:
-                self._sha256 = sha256(self._worker)
+                self._source = read(self._worker)
         return self._worker
 
     def find_worker(self) -> Path:
@@ -196,6 +194,10 @@ class Attempt:
         if isinstance(worker, InvalidWorker):
             raise NotLoaded(str(worker))
         return worker
+
+    def load(self) -> Main:
+        """The `main` of the worker's file, freshly executed. Raises NotLoaded."""
+        return load(self.find_worker(), self._source)
 
     async def renew(self, lost: Callable[[], None], *, used: float = 0.0) -> None:
         """Renews the lease for as long as it runs. Calls `lost` once, in a shared queue, when the lease has run out.

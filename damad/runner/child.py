@@ -34,7 +34,7 @@ from damad.runner import debugging, limits, node, outcome
 from damad.runner.attempt import Attempt, Claim, NotMine
 from damad.runner.limits import Kept
 from damad.runner.line import WorkersEnd
-from damad.runner.load import is_async, load, takes_event
+from damad.runner.load import Main
 
 _CONNECTIONS = 4
 _ANSWER_TIMEOUT = 30.0
@@ -200,9 +200,8 @@ def run_main(attempt: Attempt, debug: str | None = None, *, limited: bool = Fals
                 inspected = debug == debugging.INSPECTOR
                 returned = node.call(worker, attempt.context.initial_event, inspected=inspected)
             else:
-                main = load(worker)
-                initial = (attempt.context.initial_event,) if takes_event(main) else ()
-                returned = debugging.debugger(debug)(lambda: _call(main, initial), main)
+                main, initial = attempt.load(), attempt.context.initial_event
+                returned = debugging.debugger(debug)(lambda: _call(main, initial), main.function)
     except (Terminated, node.Ended):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a worker raises is an outcome, SystemExit too
@@ -211,10 +210,10 @@ def run_main(attempt: Attempt, debug: str | None = None, *, limited: bool = Fals
     return outcome.of_result(returned, attempt=attempt.number, limit=attempt.claim.max_result)
 
 
-def _call(main: Callable[..., Any], initial: tuple[Any, ...]) -> Any:
-    if is_async(main):
-        return asyncio.run(main(*initial))
-    returned = main(*initial)
+def _call(main: Main, initial_event: Any) -> Any:
+    if main.is_async:
+        return asyncio.run(main(initial_event))
+    returned = main(initial_event)
     return asyncio.run(_awaited(returned)) if inspect.iscoroutine(returned) else returned
 
 

@@ -17,14 +17,13 @@ from typing import Any, TextIO
 
 import msgspec
 
-from damad import context, stderrlog, workerfile
+from damad import context, logs, stderrlog, workerfile
 from damad.errors import Conflict
 from damad.model import limits
 from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.runner import outcome
 from damad.runner.attempt import Attempt, NotMine
-from damad.runner.load import is_async, load, takes_event
 
 _log_file: ContextVar["_LogFile | None"] = ContextVar("damad_log_file", default=None)
 
@@ -37,10 +36,11 @@ class Exited(Exception):
     """A task that the worker started raised SystemExit or KeyboardInterrupt, which asyncio lets end its loop: ours."""
 
 
-async def run(attempt: Attempt, log_path: Path, *, grace: float) -> None:
+async def run(attempt: Attempt, *, grace: float) -> None:
     """Runs the attempt from begin to conclude. Cancelled with HAND_BACK, it hands the task back.
 
     main has a task of its own: so a cancellation, and what it is for, is heard here whatever main makes of it.
+    The daemon renews the lease of what it runs; where another host may take the task over, the attempt watches it too.
     """
     try:
         await attempt.begin()
@@ -50,8 +50,8 @@ async def run(attempt: Attempt, log_path: Path, *, grace: float) -> None:
         if HAND_BACK in reason.args:
             await _hand_back(attempt)
         raise
-    renewal = asyncio.create_task(attempt.renew(_cancel_of_this_task()))
-    main = asyncio.create_task(_logged_main(attempt, log_path))
+    renewal = asyncio.create_task(attempt.renew(_cancel_of_this_task())) if attempt.claim.shared else None
+    main = asyncio.create_task(_logged_main(attempt))
     try:
         stops = await _ended(main, grace, pass_on=True)
         if main.done() and not main.cancelled() and not (stops and isinstance(main.result(), Failure)):
@@ -59,9 +59,10 @@ async def run(attempt: Attempt, log_path: Path, *, grace: float) -> None:
         elif stops:
             await _hand_back(attempt)
     finally:
-        renewal.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewal
+        if renewal is not None:
+            renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewal
 
 
 async def _ended(task: "asyncio.Task[Any]", grace: float, *, pass_on: bool) -> bool:
@@ -102,8 +103,8 @@ def _cancel_of_this_task() -> Callable[[], None]:
     return cancel
 
 
-async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
-    log_file = _LogFile(log_path)
+async def _logged_main(attempt: Attempt) -> Event | Failure:
+    log_file = _LogFile(attempt)
     try:
         _divert_output(attempt.claim.log_format)
         _contain_exits(asyncio.get_running_loop())
@@ -117,14 +118,16 @@ async def _logged_main(attempt: Attempt, log_path: Path) -> Event | Failure:
 class _LogFile(io.TextIOBase):
     """The log of an attempt, there once something is printed: to make two inodes costs more than most runs here."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
         self._file: TextIO | None = None
 
     def write(self, text: str) -> int:
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = self._path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            claim = self._attempt.claim
+            path = logs.path(claim.state_dir, claim.pg_env, claim.etl_context_id, self._attempt.number)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         return self._file.write(text)
 
     def flush(self) -> None:
@@ -146,11 +149,10 @@ async def _main(attempt: Attempt) -> Event | Failure:
                 return outcome.refused_in_daemon(attempt.number, worker, "runs on Node.js")
             if limited := limits.given(msgspec.structs.asdict(attempt.settings)):
                 return outcome.refused_in_daemon(attempt.number, worker, f"has a {limited[0]}")
-            main = load(worker)
-            if not is_async(main):
+            main = attempt.load()
+            if not main.is_async:
                 return outcome.refused_in_daemon(attempt.number, worker, "has a main that is not async")
-            initial = (attempt.context.initial_event,) if takes_event(main) else ()
-            returned = await main(*initial)
+            returned = await main(attempt.context.initial_event)
     except BaseException as error:  # whatever a worker raises is an outcome, SystemExit too
         if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
             raise

@@ -188,10 +188,10 @@ class Observer:
         self._unwatch(key)
         self._asked.pop(key, None)
         self._asked_for.pop(key, None)
-        self._coroutines.pop(key, None)
         self._launched.discard(key)
         self._over.discard(key)
-        shutil.rmtree(self.folder(key), ignore_errors=True)
+        if self._coroutines.pop(key, None) is None:  # a coroutine has none
+            shutil.rmtree(self.folder(key), ignore_errors=True)
 
     def _watch(self, key: Key, process: Process) -> bool:
         """True if the process lives; then its end wakes the supervisor."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from damad import config, logs
+from damad import config
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
 from damad.model import settings, trace
@@ -57,10 +57,9 @@ class Starter:
         key = task.etl_context_id, task.fence
         rules = self._rules(task.queue)
         claim = self._claim_of(task, rules.shared)
-        if (settings.decode(task.settings).run_in or rules.run_in) == "daemon" and not self._terminal:
-            log_path = logs.path(self._config.state_dir, claim.pg_env, task.etl_context_id, task.attempt)
+        if (settings.decode_one("run_in", task.settings) or rules.run_in) == "daemon" and not self._terminal:
             attempt, reporter = Attempt(claim, self._database, task), self._reporter(key)
-            running = group.create_task(_guarded(indaemon.run(attempt, log_path, grace=self._config.grace)))
+            running = group.create_task(_guarded(indaemon.run(attempt, grace=self._config.grace)))
             running.add_done_callback(lambda _: reporter.ended(concluded=attempt.concluded))
             self._observer.runs_here(key, running)
             return
