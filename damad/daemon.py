@@ -72,6 +72,7 @@ async def _serve(settings: Config) -> None:
     host_id, token = statefolder.make_host_id(settings.state_dir), tokens.first(settings.state_dir)
     async with AsyncExitStack() as stack:
         doors = await stack.enter_async_context(taken(settings))
+        runners = await _warm_runners(settings)
         server = await stack.enter_async_context(_embedded(settings))
         databases = [
             await stack.enter_async_context(_database(name, dsn, groups=settings.group_appends))
@@ -79,13 +80,11 @@ async def _serve(settings: Config) -> None:
         ]
         ready = [await _migrated(database, settings, first=True) for database in databases]
         host = Host(host_id, settings.state_dir / statefolder.HOST_ID_FILE)
-        for database, migrated in zip(databases, ready, strict=True):
-            with suppress(Unavailable):  # then `serving` refuses it, once Postgres is there
-                if migrated:
-                    await refuse_twin(database, host)
+        await _refuse_twins([database for database, migrated in zip(databases, ready, strict=True) if migrated], host)
         app = make_app(_contexts(databases, settings, host_id), settings=settings, token=token)
         addresses = await stack.enter_async_context(serve(app, doors))
-        runners = await stack.enter_async_context(_runners(settings))
+        if runners is not None:
+            stack.push_async_callback(runners.close)
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(_supervise(database, settings, host, server, runners, migrated))
@@ -124,16 +123,14 @@ async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
         await asyncio.to_thread(server.leave)
 
 
-@asynccontextmanager
-async def _runners(settings: Config) -> AsyncIterator[Runners | None]:
+async def _warm_runners(settings: Config) -> Runners | None:
+    """Lines to runners. The first fork server imports what it has to while Postgres is looked for."""
     if not settings.fork_server:
-        yield None
-        return
-    runners = Runners(settings.state_dir, embedded=settings.embedded)
-    try:
-        yield runners
-    finally:
-        await runners.close()
+        return None
+    runners, rules = Runners(settings.state_dir, embedded=settings.embedded), settings.queue("default")
+    if rules.run_in == "process":
+        await runners.warm(rules.preload)
+    return runners
 
 
 @asynccontextmanager
@@ -166,6 +163,12 @@ async def _migrated(database: Database, settings: Config, *, first: bool = False
                 log.info("the schema was brought up to date", pg_env=database.pg_env, version=done.after)
             return True
         await backoff.pause()
+
+
+async def _refuse_twins(databases: list[Database], host: Host) -> None:
+    for database in databases:
+        with suppress(Unavailable):  # then `serving` refuses it, once Postgres is there
+            await refuse_twin(database, host)
 
 
 async def _supervise(

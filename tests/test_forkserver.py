@@ -62,6 +62,22 @@ async def ends_clean(daemon: Daemon) -> None:
     assert (daemon.site.state_dir / "forkserver.log").read_text() == ""
 
 
+async def test_a_parent_is_there_before_the_first_task(daemon: Daemon) -> None:
+    await until(lambda: sorted(map(name_of, daemon.site.runners())) == ["damad forks", "damad parent"])
+    [parent] = [pid for pid in daemon.site.runners() if name_of(pid) == "damad parent"]
+    assert (await daemon.site.run(WHO)).result["parent"] == parent
+    await ends_clean(daemon)
+
+
+async def test_a_daemon_that_runs_its_tasks_itself_keeps_no_such_process(site: Site) -> None:
+    site.environment["DAMAD_QUEUE_DEFAULT_RUN_IN"] = "daemon"
+    daemon = Daemon(site)
+    await daemon.start()
+    assert (await site.run("async def main(): return {'n': 1}")).result == {"n": 1}
+    assert site.runners() == []
+    assert await daemon.stop() == 0
+
+
 async def test_each_task_has_a_process_of_its_own_and_one_after_another_the_same_parent(daemon: Daemon) -> None:
     first = (await daemon.site.run(WHO)).result
     await nothing_is_left_of_any_run(daemon)

@@ -78,6 +78,10 @@ class Runners:
         self._give_up(preload, one.server)
         return False
 
+    async def warm(self, preload: Preload) -> None:
+        """Has a parent come up that is idle, so that the first run need not wait for all that is to be imported."""
+        await self._idle_line(preload)
+
     def hang_up(self, handler: Handler) -> None:
         """Is not interested any more in the run of that handler: its line is not used again."""
         for one in [one for one in self._lines if one.running is not None and one.running.handler is handler]:
