@@ -66,7 +66,7 @@ class Head:
         self._failure: Exception | None = None
         self._bell: Subscription | None = None
         self._begun = self._known = 0  # sights that were asked for, and that were told
-        self._moved = asyncio.Event()
+        self._looked, self._moved = asyncio.Event(), asyncio.Event()
         self._looking = asyncio.create_task(self._look(), name="damad head of the feed")
 
     @asynccontextmanager
@@ -92,7 +92,7 @@ class Head:
         await self._see()
         while True:
             if place is not None and (place.shown, place.showing) == (self._sight, None):
-                await self._moves()
+                await self._wait(self._moved)
                 continue
             link = (self._links.get(place) if place is not None else None) or await self._read(place)
             if link.events:
@@ -119,13 +119,12 @@ class Head:
         if self._bell is not None:
             self._bell.ring()
         while self._known < wanted:
-            await self._moves()
+            await self._wait(self._looked)
 
-    async def _moves(self) -> None:
-        """Returns once a look was made."""
-        moved = self._moved
+    async def _wait(self, happened: asyncio.Event) -> None:
+        """Returns once a look was made, or one that went on from the place where the last one was."""
         if self._failure is None:
-            await moved.wait()
+            await happened.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -137,6 +136,7 @@ class Head:
                         await self._bell.wait()
         except Exception as error:  # noqa: BLE001  each who waits here says it
             self._failure = error
+            self._looked.set()
             self._moved.set()
 
     async def _look_once(self) -> bool:
@@ -152,8 +152,11 @@ class Head:
             if self._place != place:  # where nothing at all happened, nobody moves
                 self._keep(Link(place, page))
         self._known = self._begun
-        self._moved.set()
-        self._moved = asyncio.Event()
+        self._looked.set()
+        self._looked = asyncio.Event()
+        if self._place != place:
+            self._moved.set()
+            self._moved = asyncio.Event()
         return full
 
     def _keep(self, link: Link) -> None:
