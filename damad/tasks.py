@@ -26,6 +26,7 @@ from damad.errors import (
 from damad.eventstore import ended, intents, leases
 from damad.eventstore.ended import Ended
 from damad.eventstore.store import Append, NewTask, Queued, State, TaskState
+from damad.eventstore.uuids import new_uuid
 from damad.model import settings, shape, trace
 from damad.model.event import SETTINGS_KEY, TASK_PREFIX, Event, RecordedEvent, check_meta, parse
 from damad.model.lifecycle import ENDED
@@ -74,9 +75,9 @@ async def queue(worker: str, payload: Any = None, **given: Any) -> int:
 
 async def queue_many(requests: Sequence[TaskRequest], *, pointer: str = "") -> list[Queued]:
     """Queues all of them in one statement, or none. `suppressed` says why an older one is the answer."""
-    here = context.current().here
+    here, runnable = context.current().here, set[str]()
     where = [f"{pointer}/{place}" if len(requests) > 1 else pointer for place in range(len(requests))]
-    new = [await _new_task(asked, here, place) for asked, place in zip(requests, where, strict=True)]
+    new = [await _new_task(asked, here, place, runnable) for asked, place in zip(requests, where, strict=True)]
     return await context.current().store.queue(new, on=events.open_connection())
 
 
@@ -86,17 +87,24 @@ def request(worker: str, payload: Any = None, **given: Any) -> TaskRequest:
     return TaskRequest(worker=worker, payload=payload, settings=given, **own)
 
 
-async def _new_task(asked: TaskRequest, here: context.Host, pointer: str) -> NewTask:
-    workerfile.resolve(asked.worker, here.worker_roots, pointer=f"{pointer}/worker")
+async def _new_task(asked: TaskRequest, here: context.Host, pointer: str, runnable: set[str]) -> NewTask:
+    """`runnable`: the workers that this call has found already, to which it adds those that it finds now."""
+    _find(asked.worker, here, f"{pointer}/worker", runnable)
     traceparent = context.current().traceparent
     if traceparent is not None and trace.KEY not in ((asked.initial_event or {}).get("meta") or {}):
         asked = msgspec.structs.replace(asked, meta=trace.kept(asked.meta, traceparent))
     new = new_task(asked, here, pointer=pointer)
     recorded = (new.initial.meta or {})[SETTINGS_KEY]
     if (on_failure := recorded.get("on_failure")) is not None:
-        workerfile.resolve(on_failure, here.worker_roots, pointer=f"{pointer}/on_failure")
+        _find(on_failure, here, f"{pointer}/on_failure", runnable)
     await queues.check_limited(recorded, pointer=pointer)
     return new
+
+
+def _find(worker: str, here: context.Host, pointer: str, runnable: set[str]) -> None:
+    if not isinstance(worker, str) or worker not in runnable:
+        workerfile.resolve(worker, here.worker_roots, pointer=pointer)
+        runnable.add(worker)
 
 
 def new_task(
@@ -116,10 +124,15 @@ def new_task(
             raise InvalidInput(f"{name} goes by the singleton_key, and there is none", pointer=f"{pointer}/{name}")
     initial = _initial(asked, pointer)
     check_meta(asked.meta, pointer=f"{pointer}/meta")
-    meta = {**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded}
-    shape.check_json(meta, "meta", pointer=f"{pointer}/meta")
+    shape.check_json(asked.meta, "meta", pointer=f"{pointer}/meta")
     return NewTask(
-        initial=msgspec.structs.replace(initial, meta=meta, event_uuid=initial.event_uuid or uuid4()),
+        initial=Event(
+            type=initial.type,
+            payload=initial.payload,
+            meta={**(initial.meta or {}), **(asked.meta or {}), SETTINGS_KEY: recorded},
+            error=initial.error,
+            event_uuid=initial.event_uuid or new_uuid(),
+        ),
         parent_context_id=asked.parent_context_id,
         source_id=asked.source_id,
     )
@@ -306,7 +319,7 @@ async def subtask(name: str, *, worker: str, payload: Any = None, **given: Any) 
     if (recorded := await _named("dama/task:SUBTASK", name)) is not None:
         return Subtask(name, recorded.payload["etl_context_id"])
     given = {"queue": ctx.queue or "default", **given, "parent_context_id": context.current_id()}
-    new = await _new_task(request(worker, payload, **given), ctx.here, "")
+    new = await _new_task(request(worker, payload, **given), ctx.here, "", set())
 
     async def queue_child(connection: Any) -> tuple[int, Event]:
         child = (await ctx.store.queue([new], on=connection))[0].etl_context_id

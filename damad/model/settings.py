@@ -4,6 +4,7 @@
 never refuses, for an event that is recorded is a fact: what cannot be read there counts as not given.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ LIMITS = ("memory_limit", "cpu_limit", "open_files")
 _STARTS = ("start_after", "start_by")
 _TEXTS = ("worker", "on_failure", "idempotency_key", "singleton_key", "work_dir")
 _INTEGERS = ("priority", "weight", "retry_limit", "open_files")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _POSTGRES_INT = 2**31
 _HEAVIEST = 999_999_999
 _LEAST_MEMORY, _FEWEST_FILES, _MOST_FILES = 64_000_000, 64, 2**20
@@ -73,9 +75,9 @@ def parse(given: dict[str, Any], *, pointer: str = "") -> dict[str, Any]:
 
     Raises InvalidInput that names the setting and what it takes.
     """
-    for name in given:
-        if name not in NAMES:
-            raise InvalidInput(f"there is no task setting {name!r}", pointer=shape.child(pointer, name), setting=name)
+    if not given.keys() <= NAMES:
+        name = next(name for name in given if name not in NAMES)
+        raise InvalidInput(f"there is no task setting {name!r}", pointer=shape.child(pointer, name), setting=name)
     plain = {name: value for name, value in given.items() if value is not None}
     for name in DURATIONS:
         if name in plain:
@@ -201,12 +203,7 @@ def check_limits_hold(given: Mapping[str, Any], run_in: str | None, *, pointer: 
 
 def is_name(text: str) -> bool:
     """True for a name of a queue or a pg_env: `[a-z][a-z0-9_]*`, at most 63 characters."""
-    return (
-        0 < len(text) <= 63
-        and text.isascii()
-        and text[0].islower()
-        and all(letter.islower() or letter.isdigit() or letter == "_" for letter in text)
-    )
+    return _NAME.fullmatch(text) is not None
 
 
 def decode(recorded: Any) -> TaskSettings:
