@@ -116,7 +116,7 @@ async def _embedded(settings: Config) -> AsyncIterator[EmbeddedPostgres | None]:
         return
     server = EmbeddedPostgres(settings.state_dir)
     await asyncio.to_thread(server.join)
-    log.info("no pg_env is configured: running an embedded Postgres", data=str(server.data), dsn=server.dsn)
+    log.info("no pg_env is configured: running an embedded Postgres", data=str(server.data), psql=server.dsn)
     try:
         yield server
     finally:
