@@ -34,9 +34,13 @@ CREATE OR REPLACE FUNCTION data_manager.moment(given text)
     END
   $$;
 
--- The time that a setting names, or so long after the task was queued.
+-- The time that a setting names, or so long after the task was queued. (Called, for few tasks have one: schema/107.)
 CREATE OR REPLACE FUNCTION data_manager.moment_or_after(given text, created timestamptz)
   RETURNS timestamptz
-  LANGUAGE sql STABLE
-  RETURN CASE WHEN data_manager.is_moment(given) THEN data_manager.moment(given)
-              ELSE created + make_interval(secs => data_manager.duration_seconds(given)) END;
+  LANGUAGE plpgsql STABLE
+  AS $$
+    BEGIN
+      RETURN CASE WHEN data_manager.is_moment(given) THEN data_manager.moment(given)
+                  ELSE created + make_interval(secs => data_manager.duration_seconds(given)) END;
+    END
+  $$;

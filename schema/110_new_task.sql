@@ -13,9 +13,10 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, set
       settings ->> 'idempotency_key',
       'queued',
       event_id,
-      CASE WHEN settings ->> 'debounce' IS NULL THEN start.at
-           ELSE greatest(start.at, created + make_interval(secs => data_manager.duration_seconds(settings ->> 'debounce')))
-      END,
+      CASE WHEN settings ?| '{start_after,debounce}'
+           THEN greatest(coalesce(data_manager.moment_or_after(settings ->> 'start_after', created), created),
+                         data_manager.moment_or_after(settings ->> 'debounce', created))
+           ELSE created END,
       (settings ->> 'dama_host_id')::uuid,
       NULL::uuid,         -- host_id
       0::bigint,          -- fence
@@ -33,8 +34,4 @@ CREATE OR REPLACE FUNCTION data_manager.new_task(id bigint, event_id bigint, set
       CASE WHEN settings ->> 'start_by' IS NOT NULL
            THEN data_manager.moment_or_after(settings ->> 'start_by', created) END,
       settings ->> 'singleton_key'
-    FROM (
-      SELECT CASE WHEN settings ->> 'start_after' IS NULL THEN created
-                  ELSE data_manager.moment_or_after(settings ->> 'start_after', created) END AS at
-    ) AS start
   $$;

@@ -31,7 +31,8 @@ CREATE OR REPLACE FUNCTION data_manager.begin_contexts(
 
 -- A context and its :INITIAL for each of some tasks; returns their ids in the order given.
 -- Nothing was there before, so nothing but these events is to be judged: where each is a task's :INITIAL as the judge would
--- let it in, all rows are written in one statement, once each. Else the judge says what is wrong.
+-- let it in, all rows are written in one statement, once each. Else none is, and the judge says what is wrong.
+-- It plans as queue_tasks does, which alone calls it.
 CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
     parent_context_ids  bigint[],
     source_ids          bigint[],
@@ -42,53 +43,52 @@ CREATE OR REPLACE FUNCTION data_manager.begin_tasks(
   )
   RETURNS bigint[]
   LANGUAGE plpgsql
-  SET plan_cache_mode = force_generic_plan
-  SET enable_seqscan = off
   AS $$
     DECLARE
       ids  bigint[];
     BEGIN
-      IF EXISTS (
-        SELECT FROM unnest(types, payloads, metas) AS e (type, payload, meta)
-          WHERE (
-            data_manager.event_kind(e.type) = 'INITIAL'
-            AND jsonb_typeof(e.meta -> '__dama_task_manager__') = 'object'
-            AND data_manager.unfit_setting(e.meta -> '__dama_task_manager__') IS NULL
-            AND data_manager.is_plain(e.payload) AND data_manager.is_plain(e.meta)
-          ) IS NOT TRUE
-      ) THEN
-        RETURN data_manager.begin_contexts(parent_context_ids, source_ids, types, payloads, metas, event_uuids);
-      END IF;
-
       WITH asked AS MATERIALIZED (
-        SELECT e.*,
+        SELECT e.*, e.meta -> '__dama_task_manager__' AS settings
+          FROM unnest(parent_context_ids, source_ids, types, payloads, metas, event_uuids)
+            AS e (parent, source, type, payload, meta, event_uuid)
+      ), begun AS MATERIALIZED (
+        SELECT a.*,
                nextval('data_manager.etl_contexts_etl_context_id_seq') AS id,
                nextval('data_manager.event_store_event_id_seq') AS event_id,
                clock_timestamp() AS moment
-          FROM unnest(parent_context_ids, source_ids, types, payloads, metas, event_uuids)
-            AS e (parent, source, type, payload, meta, event_uuid)
+          FROM asked a
+          WHERE (
+            SELECT bool_and((
+                data_manager.event_kind(a.type) = 'INITIAL'
+                AND jsonb_typeof(a.settings) = 'object'
+                AND data_manager.unfit_setting(a.settings) IS NULL
+                AND data_manager.is_plain(a.payload) AND data_manager.is_plain(a.meta)
+              ) IS TRUE) FROM asked a
+          )
       ), contexts AS (
         INSERT INTO data_manager.etl_contexts (etl_context_id, parent_context_id, source_id, etl_status, initial_event_id,
                                                latest_event_id, version, _created_timestamp, _modified_timestamp)
           OVERRIDING SYSTEM VALUE
-          SELECT a.id, a.parent, a.source, 'OPEN', a.event_id, a.event_id, 1, a.moment, a.moment FROM asked a
+          SELECT b.id, b.parent, b.source, 'OPEN', b.event_id, b.event_id, 1, b.moment, b.moment FROM begun b
       ), tasks AS (
         INSERT INTO data_manager.dama_tasks (etl_context_id, worker, queue, priority, settings, idempotency_key, state,
                                              initial_event_id, run_at, home_host_id, start_by, singleton_key, schedule)
           SELECT t.etl_context_id, t.worker, t.queue, t.priority, t.settings, t.idempotency_key,
-                 CASE WHEN t.run_at > a.moment THEN 'scheduled' ELSE t.state END, t.initial_event_id, t.run_at,
+                 CASE WHEN t.run_at > b.moment THEN 'scheduled' ELSE t.state END, t.initial_event_id, t.run_at,
                  t.home_host_id, t.start_by, t.singleton_key, t.schedule
-            FROM asked a,
-              LATERAL data_manager.new_task(a.id, a.event_id, a.meta -> '__dama_task_manager__', a.moment) AS t
+            FROM begun b, LATERAL data_manager.new_task(b.id, b.event_id, b.settings, b.moment) AS t
       ), events AS (
         INSERT INTO data_manager.event_store (event_id, etl_context_id, version, event_uuid, type, payload, meta, txid,
                                               _created_timestamp)
-          SELECT a.event_id, a.id, 1, coalesce(a.event_uuid, gen_random_uuid()), a.type, a.payload, a.meta,
-                 pg_current_xact_id(), a.moment
-            FROM asked a
+          SELECT b.event_id, b.id, 1, coalesce(b.event_uuid, gen_random_uuid()), b.type, b.payload, b.meta,
+                 pg_current_xact_id(), b.moment
+            FROM begun b
       )
-      SELECT array_agg(a.id) INTO ids FROM asked a;
+      SELECT array_agg(b.id) INTO ids FROM begun b;
 
+      IF ids IS NULL THEN
+        RETURN data_manager.begin_contexts(parent_context_ids, source_ids, types, payloads, metas, event_uuids);
+      END IF;
       PERFORM data_manager.announce_contexts(ids), pg_notify('DAMAD_TASK', '');
       RETURN ids;
     END
@@ -120,47 +120,51 @@ CREATE OR REPLACE FUNCTION data_manager.queue_tasks(
       keys       text[];
       alone      text[];
       seen       boolean := false;
+      keyed      boolean;
       defaulted  boolean;
       first      data_manager.event_store;
       parent     bigint;
       source     bigint;
       wait       double precision;
     BEGIN
-      IF cardinality(types) = 1 THEN
-        keys := ARRAY[metas[1] #>> '{__dama_task_manager__,idempotency_key}'];
-        alone := ARRAY[metas[1] #>> '{__dama_task_manager__,singleton_key}'];
-      ELSE
-        SELECT array_agg(e.key ORDER BY e.place), array_agg(e.singleton ORDER BY e.place),
-               count(DISTINCT e.uuid) < count(e.uuid) OR count(DISTINCT e.key) < count(e.key)
-                 OR count(DISTINCT e.singleton) < count(e.singleton)
-          INTO keys, alone, seen
-          FROM (
-            SELECT e.place, e.uuid, e.meta #>> '{__dama_task_manager__,idempotency_key}' AS key,
-                   e.meta #>> '{__dama_task_manager__,singleton_key}' AS singleton
-              FROM unnest(event_uuids, metas) WITH ORDINALITY AS e (uuid, meta, place)
-          ) AS e;
+      IF cardinality(types) > 1 THEN
+        SELECT count(DISTINCT e.uuid) < count(e.uuid) INTO seen FROM unnest(event_uuids) AS e (uuid);
       END IF;
       SELECT seen OR EXISTS (SELECT FROM data_manager.event_store e WHERE e.event_uuid = ANY (event_uuids)),
+             EXISTS (SELECT FROM unnest(metas) AS e (meta)
+                       WHERE e.meta -> '__dama_task_manager__' ?| '{idempotency_key,singleton_key}'),
              EXISTS (SELECT FROM data_manager.dama_queues q WHERE q.settings <> '{}')
-        INTO seen, defaulted;
-      IF defaulted THEN
-        metas := ARRAY (
-          SELECT data_manager.with_defaults(e.meta) FROM unnest(metas) WITH ORDINALITY AS e (meta, place) ORDER BY e.place
-        );
-      END IF;
-      IF NOT seen AND array_remove(keys, NULL) <> '{}' THEN
-        seen := EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
-      END IF;
+        INTO seen, keyed, defaulted;
 
-      IF array_remove(alone, NULL) <> '{}' THEN
-        seen := data_manager.hold_throttled(metas) OR seen;
-        seen := seen OR EXISTS (SELECT FROM data_manager.dama_tasks t
-                                  WHERE t.singleton_key = ANY (alone) AND t.state NOT IN ('done', 'failed', 'cancelled'));
+      IF keyed OR defaulted THEN
+        SELECT array_agg(e.key ORDER BY e.place), array_agg(e.singleton ORDER BY e.place),
+               seen OR count(DISTINCT e.key) < count(e.key) OR count(DISTINCT e.singleton) < count(e.singleton)
+          INTO keys, alone, seen
+          FROM (
+            SELECT e.place, e.meta #>> '{__dama_task_manager__,idempotency_key}' AS key,
+                   e.meta #>> '{__dama_task_manager__,singleton_key}' AS singleton
+              FROM unnest(metas) WITH ORDINALITY AS e (meta, place)
+          ) AS e;
+        IF defaulted THEN
+          metas := ARRAY (
+            SELECT data_manager.with_defaults(e.meta) FROM unnest(metas) WITH ORDINALITY AS e (meta, place) ORDER BY e.place
+          );
+        END IF;
+        seen := seen OR EXISTS (SELECT FROM data_manager.dama_tasks t WHERE t.idempotency_key = ANY (keys));
+        IF array_remove(alone, NULL) <> '{}' THEN
+          seen := data_manager.hold_throttled(metas) OR seen;
+          seen := seen OR EXISTS (SELECT FROM data_manager.dama_tasks t
+                                    WHERE t.singleton_key = ANY (alone) AND t.state NOT IN ('done', 'failed', 'cancelled'));
+        END IF;
       END IF;
 
       IF NOT seen THEN
-        RETURN QUERY SELECT true, unnest(data_manager.begin_tasks(
-          parent_context_ids, source_ids, types, payloads, metas, event_uuids)), NULL::text;
+        created := true;
+        FOREACH etl_context_id IN ARRAY data_manager.begin_tasks(
+          parent_context_ids, source_ids, types, payloads, metas, event_uuids)
+        LOOP
+          RETURN NEXT;
+        END LOOP;
         RETURN;
       END IF;
 
