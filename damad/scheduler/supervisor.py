@@ -217,7 +217,7 @@ class Supervisor:
             moments += await self._cancels.write()
         if holding.any_late:
             moments += await self._lateness.end()
-        await self._renew()
+        moments += await self._renew(tasks)
         await self._rescue()
         if holding.any_waiting:
             ours = None if self._only is None else [self._only, *(self._descendants or ())]
@@ -259,13 +259,14 @@ class Supervisor:
             self._start(task)
         return bool(claimed)
 
-    async def _renew(self) -> None:
-        """Renews the leases of what goes on here, long before they run out."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._renewed_at + self._config.lease / 4:
+    async def _renew(self, tasks: list[HeldTask]) -> list[float]:
+        """Renews the leases of what goes on here, long before they run out. Returns the seconds until that is due."""
+        now, pause = asyncio.get_running_loop().time(), self._config.lease / 4
+        if now >= self._renewed_at + pause:
             self._renewed_at = now
             if held := self._observer.at_work():
                 await leases.renew_all(self._schedule.database, held, self._config.lease)
+        return [self._renewed_at + pause - now] if tasks else []
 
     async def _attend_all(self, tasks: list[HeldTask], poll: float) -> list[float]:
         """Does what each of them needs, side by side: one whose context somebody holds keeps no other waiting."""
@@ -342,10 +343,8 @@ class Supervisor:
 
     async def _attend_leftovers(self, held: set[Key]) -> list[float]:
         """Runs whose task this host does not hold any more: tidied up once dead, stopped if they go on."""
-        now = asyncio.get_running_loop().time()
-        leaving = {
-            key for key, handler in self._starter.reporters.items() if handler.concluded_at > now - self._config.grace
-        }
+        since = asyncio.get_running_loop().time() - self._config.grace
+        leaving = {key for key, handler in self._starter.reporters.items() if handler.concluded_at > since}
         keys = {key for key in self._observer.known() - held - leaving if self._is_ours(key[0])}
         started = await self._schedule.started(list(keys))  # the log knows better than a record
         alive = {}
