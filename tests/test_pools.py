@@ -16,6 +16,7 @@ SESSIONS = """
     SELECT count(*) FROM pg_stat_activity
       WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
+ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled' AND wait_event = 'PgSleep'"
 
 
 async def ask(database: Database) -> int:
@@ -47,6 +48,32 @@ async def test_a_loop_that_was_closed_without_a_word_leaves_at_most_its_own(data
     for _ in range(10):
         await asyncio.to_thread(rudely)
     await at_most(before + 1, plain)
+
+
+@pytest.mark.parametrize("how_often", [1, 2])
+async def test_who_is_cancelled_keeps_no_connection(dsn: str, plain: Any, how_often: int) -> None:
+    """Cancelled twice, it is so while it gives back what it asked on."""
+    database = Database("local", dsn, application_name="cancelled", max_size=2)
+
+    async def sleep() -> None:
+        async with database._connection() as connection:
+            await connection.fetch("SELECT pg_sleep(600)")
+
+    async with asyncio.timeout(SOON):
+        for _ in range(3):
+            asleep = [asyncio.create_task(sleep()) for _ in range(2)]
+            while await plain.fetchval(ASLEEP) < len(asleep):
+                pass
+            for _ in range(how_often):
+                for one in asleep:
+                    one.cancel()
+                await asyncio.sleep(0)
+            ends = await asyncio.gather(*asleep, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        async with database._connection() as one, database._connection() as other:
+            assert await one.fetchval("SELECT 1") == await other.fetchval("SELECT 1")
+        assert database.pool_size()[1] == database.pool_size()[0] <= 2
+    await database.close()
 
 
 async def test_each_loop_has_a_pool_of_its_own_and_keeps_it(database: Database) -> None:

@@ -121,13 +121,14 @@ class Database:
         """A connection for statements of ours, which leave nothing behind: no round trip is needed to reset it."""
         with translated():
             pool = await self._pool()
-            connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await pool.acquire()
         try:
             yield connection
         finally:
             # One that Postgres ended meanwhile is dropped by the pool, and nothing is lost.
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-                await pool.release(connection)
+                await _give_back(connection)
 
     async def fetch(
         self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None, repeatable: bool = True
@@ -219,6 +220,16 @@ class Database:
             with suppress(Unavailable), translated():
                 async with asyncio.timeout(_LAST_RELEASES):
                     await pool.close()
+
+
+async def _give_back(connection: Any) -> None:
+    """`Pool.release`, less the task of its own in which that does it, for the sake of who is cancelled meanwhile.
+
+    Nothing is waited for here but the end of a statement that was cancelled. Who is cancelled then once more drops the
+    connection, and the pool has room for another one."""
+    if connection._con is not None:  # it was cut already, and the pool has it back
+        connection._con._on_release()
+        await connection._holder.release(CONNECT_TIMEOUT)
 
 
 async def _as_it_is(_: "asyncpg.Connection[Any]") -> None:

@@ -5,8 +5,6 @@ What says that the server is away, starting or stopping becomes Unavailable: the
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -77,19 +75,23 @@ class Unanswered(Unavailable):
     """Nobody answered in time; whether it was done is unknown. To send it again would take as long again."""
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Whatever asyncpg raises inside leaves as one of damad's errors."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise _translate(error) from error
-    except TimeoutError as error:
-        raise Unanswered("Postgres is away: it does not answer") from error
-    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if isinstance(error, asyncpg.InterfaceError) and not _lost_connection(error):
-            raise
-        raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error
+class translated:
+    """Whatever asyncpg raises inside leaves as one of damad's errors. (A class: each statement enters some of them.)"""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, asyncpg.PostgresError):
+            raise _translate(error) from error
+        if isinstance(error, TimeoutError):
+            raise Unanswered("Postgres is away: it does not answer") from error
+        if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+            if isinstance(error, asyncpg.InterfaceError) and not _lost_connection(error):
+                return
+            raise Unavailable(f"Postgres is away: {_first_line(error) or type(error).__name__}") from error
 
 
 class Said(NamedTuple):

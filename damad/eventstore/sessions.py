@@ -8,7 +8,7 @@ their names. So none are prepared by name there, and a setting that must hold is
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -87,12 +87,12 @@ class Sessions:
             raise
         return transaction
 
-    @asynccontextmanager
-    async def bounded(self, connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
+    def bounded(self, connection: "asyncpg.Connection[Any]") -> AbstractAsyncContextManager[None]:
         """lock_timeout holds inside, whoever answers: behind a pooler that takes a transaction."""
-        if not self.pooled:
-            yield
-            return
+        return self._transaction(connection) if self.pooled else nullcontext()
+
+    @asynccontextmanager
+    async def _transaction(self, connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
         transaction = await self.begin(connection)
         try:
             yield
