@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Final, NamedTuple
@@ -68,8 +68,8 @@ def load(path: Path, source: bytes | None) -> Main:
 
 def _execute(path: Path, source: bytes) -> ModuleType:
     name = f"damad_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
-    assert spec is not None
+    spec = ModuleSpec(name, SourceFileLoader(name, str(path)), origin=str(path))
+    spec.has_location = True
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look modules up by name
     exec(compiled(path, source), module.__dict__)

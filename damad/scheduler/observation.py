@@ -230,7 +230,7 @@ def held_task(task: HeldTask, me: str, host_id: str, *, back_since: datetime | N
     back_since: when Postgres came back, where it was away: who could not say meanwhile that it goes on was not silent.
     """
     beats = [at for at in (task.beaten_at, back_since) if at is not None]
-    claimer = processes.from_holder(task.holder, host_id) if task.holder else None
+    claimer = processes.from_holder(task.holder, host_id) if task.holder and task.holder != me else None
     return decisions.Held(
         etl_context_id=task.etl_context_id,
         queue=task.queue,
