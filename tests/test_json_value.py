@@ -63,6 +63,18 @@ async def test_what_was_read_back_can_be_written_again(database: Database, large
 
 
 @pytest.mark.parametrize(
+    "value",
+    [1e16, -1e300, [1e16], [1, -1e22], [1e16, 1], {"a": 1e17}, {"a": 1.5e99, "b": "1e16"}, {"e1": [{"a": 1e16}]}],
+)
+def test_a_large_double_is_written_with_its_point_wherever_it_stands(value: Any) -> None:
+    """An exponent is what jsonb does not keep: it would give an integer back."""
+    doubles: list[str] = []
+    json.loads(encode(value), parse_float=doubles.append)
+    assert len(doubles) == 1 and "e" not in doubles[0]
+    assert json.loads(encode(value)) == value
+
+
+@pytest.mark.parametrize(
     ("value", "pointer"),
     [
         (float("nan"), ""),
