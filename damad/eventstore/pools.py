@@ -128,7 +128,7 @@ class Database:
         finally:
             # One that Postgres ended meanwhile is dropped by the pool, and nothing is lost.
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-                await _give_back(connection)
+                await pool.release(connection, timeout=CONNECT_TIMEOUT)
 
     async def fetch(
         self, name: str, *arguments: Any, on: "asyncpg.Connection[Any] | None" = None, repeatable: bool = True
@@ -220,16 +220,6 @@ class Database:
             with suppress(Unavailable), translated():
                 async with asyncio.timeout(_LAST_RELEASES):
                     await pool.close()
-
-
-async def _give_back(connection: Any) -> None:
-    """`Pool.release`, less the task of its own in which that does it, for the sake of who is cancelled meanwhile.
-
-    Nothing is waited for here but the end of a statement that was cancelled. Who is cancelled then once more drops the
-    connection, and the pool has room for another one."""
-    if connection._con is not None:  # it was cut already, and the pool has it back
-        connection._con._on_release()
-        await connection._holder.release(CONNECT_TIMEOUT)
 
 
 async def _as_it_is(_: "asyncpg.Connection[Any]") -> None:
