@@ -6,7 +6,7 @@ Queueing a task *is* the append of its :INITIAL event, so it happens inside the 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -170,14 +170,14 @@ async def cancel(etl_context_id: int, *, terminate: bool = False) -> State:
     """
     store = context.current().store
     payload = {"terminate": True} if terminate else None
-    asked = events.traced(Event(type="dama/task:CANCEL_REQUESTED", payload=payload, event_uuid=uuid4()))
+    asked = events.traced(Event(type="dama/task:CANCEL_REQUESTED", payload=payload, event_uuid=new_uuid()))
     while True:
         state = await _task(etl_context_id)
         if state.state in ENDED or state.state == "cancelling":
             raise Conflict(f"task {etl_context_id} is {state.state}; there is nothing to cancel", state=state.state)
         appends = [Append(etl_context_id=etl_context_id, event=asked)]
         if state.state not in ("claimed", "running"):
-            gone = Event(type="dama/task:CANCELLED", event_uuid=uuid4())
+            gone = Event(type="dama/task:CANCELLED", event_uuid=new_uuid())
             appends = [
                 Append(etl_context_id=etl_context_id, event=asked, expected_version=state.version),
                 Append(etl_context_id=etl_context_id, event=gone),
@@ -208,7 +208,7 @@ async def retry(etl_context_id: int) -> State:
         raise Conflict(
             f"task {etl_context_id} is {state.state}; only a failed or cancelled task is retried", state=state.state
         )
-    requeued = events.traced(Event(type="dama/task:REQUEUED", event_uuid=uuid4()))
+    requeued = events.traced(Event(type="dama/task:REQUEUED", event_uuid=new_uuid()))
     store, on = context.current().store, events.open_connection()
     await intents.forget_cancels(store.database)
     append = Append(etl_context_id=etl_context_id, event=requeued, expected_version=state.version)

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
-from uuid import uuid4
 
 import msgspec
 
 from damad.errors import DamadError
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append, EventStore, sent_as
+from damad.eventstore.uuids import new_uuid
 from damad.model.event import Event
 
 _AT_A_TIME: Final = 1000
@@ -48,7 +48,7 @@ async def requeue(database: Database, etl_context_ids: Sequence[int]) -> dict[in
     """Queues tasks again, each for itself: one that cannot be keeps no other. Returns why not, of each."""
     event = Event(type="dama/task:REQUEUED")
     calls = [
-        [sent_as(Append(etl_context_id=id_, event=msgspec.structs.replace(event, event_uuid=uuid4())))]
+        [sent_as(Append(etl_context_id=id_, event=msgspec.structs.replace(event, event_uuid=new_uuid())))]
         for id_ in etl_context_ids
     ]
     answers = await EventStore(database).append_each(calls)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import msgspec
 
@@ -24,6 +23,7 @@ from damad.errors import Conflict, InvalidWorker, StaleFence, Unavailable
 from damad.eventstore import intents, leases
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
+from damad.eventstore.uuids import new_uuid
 from damad.model import retry, settings, spans, trace
 from damad.model.event import Event, RecordedEvent
 from damad.model.json_value import Unreadable
@@ -87,7 +87,7 @@ class Attempt:
         self._assignment: Assignment | None = None
         self._worker: Path | InvalidWorker | None = None
         self._source: bytes | None = None
-        self._started = uuid4()  # drawn once: a process and the parent that forked it may both say that it began
+        self._started = new_uuid()  # drawn once: a process and the parent that forked it may both say that it began
         self.concluded = False
         if task is not None:
             self._assign(task, asked_at)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -26,6 +25,7 @@ from damad import background, context, failpoints, processes, stderrlog, workerf
 from damad.errors import Conflict
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment
+from damad.eventstore.uuids import new_uuid
 from damad.model.event import Event
 from damad.model.retry import Failure
 from damad.model.settings import TaskSettings
@@ -142,7 +142,7 @@ class _Report:
 
 def _identified(event: Event) -> Event:
     """An event that can be said twice and is recorded once."""
-    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=uuid4())
+    return event if event.event_uuid else msgspec.structs.replace(event, event_uuid=new_uuid())
 
 
 def _begin(attempt: Attempt, report: _Report) -> None:

@@ -6,7 +6,6 @@ Tasks that a host holds are its supervisor's, which has to see their processes d
 import asyncio
 from collections.abc import Callable
 from typing import Final
-from uuid import uuid4
 
 import structlog
 
@@ -14,6 +13,7 @@ from damad.errors import BrokenLog, Conflict, ContextBusy
 from damad.eventstore import intents
 from damad.eventstore.schedule import Schedule
 from damad.eventstore.store import Append, EventStore
+from damad.eventstore.uuids import new_uuid
 from damad.model.event import Event
 from damad.scheduler.bulkhead import Bulkhead
 
@@ -49,7 +49,7 @@ class Cancels:
     async def _write(self, etl_context_id: int, version: int) -> bool:
         """True if it was written. One that was claimed since is not: a process may run."""
         asked, gone = (
-            Event(type=f"dama/task:{kind}", event_uuid=uuid4()) for kind in ("CANCEL_REQUESTED", "CANCELLED")
+            Event(type=f"dama/task:{kind}", event_uuid=new_uuid()) for kind in ("CANCEL_REQUESTED", "CANCELLED")
         )
         try:
             await self._store.append(

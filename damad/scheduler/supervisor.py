@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 import structlog
@@ -23,6 +22,7 @@ from damad.eventstore import leases, listener
 from damad.eventstore.pools import Database
 from damad.eventstore.schedule import HeldTask, Schedule
 from damad.eventstore.store import Append, Assignment, EventStore
+from damad.eventstore.uuids import new_uuid
 from damad.model import trace
 from damad.model.event import Event
 from damad.model.settings import weight_of
@@ -334,7 +334,7 @@ class Supervisor:
 
     async def _append(self, task: HeldTask, *new: Event, expected_version: int | None = None, on: Any = None) -> None:
         """Appends under the fence of the claim. `expected_version`: of the context, before a single event."""
-        fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]
+        fresh = [msgspec.structs.replace(event, event_uuid=new_uuid()) for event in new]
         id_, fence = task.etl_context_id, task.fence
         await self._store.append(
             [Append(etl_context_id=id_, event=one, fence=fence, expected_version=expected_version) for one in fresh],

@@ -240,7 +240,7 @@ GUARDS = (
     Guard(
         "what the supervisor appends carries an event_uuid",
         SUPERVISOR,
-        "fresh = [msgspec.structs.replace(event, event_uuid=uuid4()) for event in new]",
+        "fresh = [msgspec.structs.replace(event, event_uuid=new_uuid()) for event in new]",
         "fresh = list(new)",
         ("tests/faults/test_sent_again.py::test_what_the_supervisor_appends_is_there_once_and_its_round_goes_on",),
     ),
