@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from damad import context, logs, stderrlog, workerfile
+from damad import context, stderrlog, workerfile
 from damad.errors import Conflict
 from damad.model import limits
 from damad.model.event import Event
@@ -36,7 +36,7 @@ class Exited(Exception):
     """A task that the worker started raised SystemExit or KeyboardInterrupt, which asyncio lets end its loop: ours."""
 
 
-async def run(attempt: Attempt, *, grace: float) -> None:
+async def run(attempt: Attempt, log_path: Callable[[], Path], *, grace: float) -> None:
     """Runs the attempt from begin to conclude. Cancelled with HAND_BACK, it hands the task back.
 
     main has a task of its own: so a cancellation, and what it is for, is heard here whatever main makes of it.
@@ -51,7 +51,7 @@ async def run(attempt: Attempt, *, grace: float) -> None:
             await _hand_back(attempt)
         raise
     renewal = asyncio.create_task(attempt.renew(_cancel_of_this_task())) if attempt.claim.shared else None
-    main = asyncio.create_task(_logged_main(attempt))
+    main = asyncio.create_task(_logged_main(attempt, log_path))
     try:
         stops = await _ended(main, grace, pass_on=True)
         if main.done() and not main.cancelled() and not (stops and isinstance(main.result(), Failure)):
@@ -103,8 +103,8 @@ def _cancel_of_this_task() -> Callable[[], None]:
     return cancel
 
 
-async def _logged_main(attempt: Attempt) -> Event | Failure:
-    log_file = _LogFile(attempt)
+async def _logged_main(attempt: Attempt, log_path: Callable[[], Path]) -> Event | Failure:
+    log_file = _LogFile(log_path)
     try:
         _divert_output(attempt.claim.log_format)
         _contain_exits(asyncio.get_running_loop())
@@ -118,14 +118,13 @@ async def _logged_main(attempt: Attempt) -> Event | Failure:
 class _LogFile(io.TextIOBase):
     """The log of an attempt, there once something is printed: to make two inodes costs more than most runs here."""
 
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
+    def __init__(self, path: Callable[[], Path]) -> None:
+        self._path = path
         self._file: TextIO | None = None
 
     def write(self, text: str) -> int:
         if self._file is None:
-            claim = self._attempt.claim
-            path = logs.path(claim.state_dir, claim.pg_env, claim.etl_context_id, self._attempt.number)
+            path = self._path()
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         return self._file.write(text)

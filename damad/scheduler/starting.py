@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
-from damad import config
+from damad import config, logs
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Assignment, EventStore
 from damad.model import settings, trace
@@ -58,8 +59,9 @@ class Starter:
         rules = self._rules(task.queue)
         claim = self._claim_of(task, rules.shared)
         if (settings.decode_one("run_in", task.settings) or rules.run_in) == "daemon" and not self._terminal:
+            log_path = partial(logs.path, claim.state_dir, claim.pg_env, task.etl_context_id, task.attempt)
             attempt, reporter = Attempt(claim, self._database, task), self._reporter(key)
-            running = group.create_task(_guarded(indaemon.run(attempt, grace=self._config.grace)))
+            running = group.create_task(_guarded(indaemon.run(attempt, log_path, grace=self._config.grace)))
             running.add_done_callback(lambda _: reporter.ended(concluded=attempt.concluded))
             self._observer.runs_here(key, running)
             return
