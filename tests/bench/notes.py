@@ -8,7 +8,7 @@ BOUNDS: Final = {
         "Processor time: 118 µs a request in the daemon (CPU time under this load), so one core does at most "
         "8,500. Profiled apart, some 40 are aiohttp reading a body and answering (an empty GET takes 26), 32 the "
         "front (names, token, JSON), 28 the store and its group; the profile is flat, no function of damad's own "
-        "takes a twentieth. Postgres takes 50 more on the other core. Groups of appends in one statement made it "
+        "takes a tenth. Postgres takes 50 more on the other core. Groups of appends in one statement made it "
         "four times as fast; two or three groups at once brought nothing more, nor did headers made once (0.2 "
         "µs)."
     ),
