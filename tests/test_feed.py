@@ -1,8 +1,10 @@
 """The feed over all contexts neither skips, nor repeats, nor stalls."""
 
 import asyncio
+import math
 import random
 from collections import defaultdict
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 from damad.errors import CursorGone
 from damad.eventstore.feed import Cursor, Feed
 from damad.eventstore.pools import Database
+from damad.eventstore.queries import query
 from damad.eventstore.store import Append, EventStore
 from damad.model.event import Event, RecordedEvent
 
@@ -74,6 +77,31 @@ async def test_pages_of_any_size_show_the_same(store: EventStore, limit: int) ->
     second, _ = await rest(feed, cursor, limit)
     assert [event.etl_context_id for event in first] == ids
     assert [event.etl_context_id for event in second] == ids * 3
+
+
+async def test_a_page_costs_what_it_shows_and_not_what_is_left(store: EventStore) -> None:
+    """Once those are shown that committed late: they may be anywhere among what was written since."""
+    feed, id_, behind = Feed(store.database), await begun(store), 400
+    _, start = await rest(feed, None)
+    for number in range(behind):
+        await store.append([Append(etl_context_id=id_, event=Event(type=":A", payload=number))])
+    page = await feed.page(start, limit=10)
+    shown, showing, place = page.cursor.shown, page.cursor.showing, page.cursor
+    assert shown is not None
+    assert showing is not None
+    async with store.database.connection() as connection:
+        await connection.execute("ANALYZE data_manager.event_store; SET enable_seqscan = off")
+        explained = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {query('feed_difference')}",
+            shown.snapshot, shown.last, showing.snapshot, showing.last, place.after, 10,
+        )  # fmt: skip
+    assert _rows(explained[0]["Plan"]) < behind // 2
+
+
+def _rows(node: dict[str, Any]) -> int:
+    """How many rows a plan touched, those among them that it did not want."""
+    own = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return math.ceil(own * node["Actual Loops"]) + sum(map(_rows, node.get("Plans", ())))
 
 
 async def test_of_overlapping_writers_every_event_is_shown_once_and_in_order(store: EventStore) -> None:

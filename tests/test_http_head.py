@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from http_support import SOON, TOKEN, House, new_database, refusal, running, streaming
 
+from damad.eventstore.feed import PAGE, Cursor, Feed, Page
 from damad.eventstore.listener import EVENT
 from damad.eventstore.pools import Database
 from damad.eventstore.store import Append
@@ -100,6 +101,26 @@ async def test_a_reader_that_is_behind_what_is_kept_reads_by_itself_and_joins_ag
         assert sorted(seen) == sorted((id_, version) for id_ in ids for version in range(1, 5))
         await house.append(ids[0], ":B")
         assert (await eager.types(1), await late.types(1)) == ([":B"], [":B"])
+
+
+async def test_who_is_behind_gets_a_few_first_and_then_more_each_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For some come for a few events and are gone again."""
+    id_ = await house.new_context()
+    await house.store.append([Append(etl_context_id=id_, event=Event(type=":A", payload=n)) for n in range(2, 401)])
+    page, limits = Feed.page, []
+
+    async def noted(self: Feed, cursor: Cursor | None = None, *, limit: int = PAGE) -> Page:
+        limits.append(limit)
+        return await page(self, cursor, limit=limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "page", noted)
+        async with streaming(house, "/events") as stream:
+            seen = [(await stream.next())[1]["version"] for _ in range(400)]
+    assert seen == list(range(1, 401))
+    assert [limit for limit in limits if 1 < limit < PAGE] == [head.FIRST * factor for factor in (1, 2, 4, 8)]
 
 
 async def test_an_event_that_commits_late_is_shown_once_to_who_was_there_and_to_who_comes_meanwhile(

@@ -19,13 +19,15 @@ import msgspec
 
 from damad import events
 from damad.eventstore import listener
-from damad.eventstore.feed import Cursor, Feed, Page, Sight
+from damad.eventstore.feed import PAGE, Cursor, Feed, Page, Sight
 from damad.eventstore.listener import Subscription
 from damad.eventstore.pools import Database
 from damad.http import cursors, sse
 
 KEPT: Final = 4 * 1024 * 1024
 """Bytes of the links that are kept, less the newest, which always is."""
+FIRST: Final = 50
+"""Events that who is behind gets at first, then twice as many each time: some come for a few and are gone again."""
 _A_LINK: Final = 1024
 """Bytes that a link counts beside its messages."""
 
@@ -90,11 +92,14 @@ class Head:
         An outage of Postgres is waited out. Raises CursorGone where the log is put back meanwhile.
         """
         await self._see()
+        limit = FIRST
         while True:
             if place is not None and (place.shown, place.showing) == (self._sight, None):
                 await self._wait(self._moved)
                 continue
-            link = (self._links.get(place) if place is not None else None) or await self._read(place)
+            link = self._links.get(place) if place is not None else None
+            if link is None:
+                link, limit = await self._read(place, limit), min(2 * limit, PAGE)
             if link.events:
                 yield link
             place = link.end
@@ -104,14 +109,14 @@ class Head:
         """The newest that was seen of the log, shown or being shown."""
         return None if self._place is None else self._place.showing or self._place.shown
 
-    async def _read(self, place: Cursor | None) -> Link:
-        """What is after a place that is behind, as far as the others are."""
+    async def _read(self, place: Cursor | None, limit: int) -> Link:
+        """What is after a place that is behind, as far as the others are, or so many events of it."""
         assert self._place is not None
         if place is None:
             place = msgspec.structs.replace(self._place, shown=None, showing=self._sight, after=0)
         elif place.showing is None:
             place = msgspec.structs.replace(place, showing=self._sight)
-        return Link(place, await events.persist(partial(self.feed.page, place)))
+        return Link(place, await events.persist(partial(self.feed.page, place, limit=limit)))
 
     async def _see(self) -> None:
         """Returns once the log was seen as it is now, or later: then no place that anybody has is ahead of it."""
