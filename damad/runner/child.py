@@ -101,6 +101,11 @@ class Run:
         """Whether it is in the log that it runs."""
         return self._begun
 
+    def rehearse(self) -> list[Event]:
+        """What there would be to say of it; nobody hears it, and nothing else comes of it."""
+        started, result = self._attempt.started(processes.myself()), run_main(self._attempt)
+        return [_identified(event) for event in (started, result) if isinstance(event, Event)]
+
     def run(self, *, begun: bool) -> int:
         """Runs it and returns the exit code of the process."""
         _draw_anew()

@@ -3,7 +3,6 @@
 import dis
 import importlib.util
 import inspect
-import pdb
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +55,8 @@ def _plain(call: Call, _main: Callable[..., Any]) -> Any:
 
 def _under_pdb(call: Call, main: Callable[..., Any]) -> Any:
     """Stops at the first line of main, and again where it raises."""
+    import pdb  # loads much, and is forked into every worker's process where it is there
+
     session = pdb.Pdb()
     code = inspect.unwrap(main).__code__
     session.set_break(code.co_filename, _first_line(code), temporary=True)

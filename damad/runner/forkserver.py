@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from damad import processes
 from damad.runner import child, line, parent
+from damad.runner.rehearsal import rehearse
 
 _LONGEST_REQUEST: Final = 65_536
 _MOST_RUNS: Final = 1000
@@ -40,6 +41,8 @@ def main() -> None:
     processes.name("damad forks")
     child.prepare()
     sources = Sources(_preloaded(sys.argv[2:]))
+    with contextlib.suppress(Exception):  # a preload may have changed what it goes through; only time would be lost
+        rehearse()
     gc.collect()
     gc.freeze()  # what is shared with the children stays so
     while True:

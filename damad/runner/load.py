@@ -66,8 +66,13 @@ def load(path: Path, source: bytes | None) -> Main:
     return Main(main, takes_event, inspect.iscoroutinefunction(main))
 
 
+def module_name(path: Path) -> str:
+    """What the module of a worker's file is called while it runs."""
+    return f"damad_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
 def _execute(path: Path, source: bytes) -> ModuleType:
-    name = f"damad_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = module_name(path)
     spec = ModuleSpec(name, SourceFileLoader(name, str(path)), origin=str(path))
     spec.has_location = True
     module = importlib.util.module_from_spec(spec)

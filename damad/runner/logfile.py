@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from damad.runner import libc
+
 _HEAD_SHARE: Final = 0.5
 _TAIL_SHARE: Final = 0.25
 _CHUNK: Final = 1 << 16
@@ -78,7 +80,6 @@ class Growth:
         with suppress(OSError):  # on a full disk, say, where the worker cannot begin either
             log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(log, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        libc = ctypes.CDLL(None)
         inotify = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if inotify < 0:
             return
@@ -120,7 +121,7 @@ def _free_middle(fd: int, size: int, limit: int) -> None:
         return
     os.pwrite(fd, mark, begin - len(mark))
     offset = ctypes.c_longlong
-    if ctypes.CDLL(None).fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset(begin), offset(length)) != 0:
+    if libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset(begin), offset(length)) != 0:
         end = os.pread(fd, _tail(limit), size - _tail(limit))  # no holes on this file system: a moment may be lost
         os.ftruncate(fd, begin)
         os.pwrite(fd, end, begin)

@@ -10,7 +10,6 @@ Most parents are not started so but forked, by a process that has imported every
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from damad import failpoints, processes
-from damad.runner import logfile, records
+from damad.runner import libc, logfile, records
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _LOOK_INTERVAL: Final = 0.1
@@ -87,7 +86,7 @@ def supervise(assignment: dict[str, Any], prepared: Any = None, *, ready: int | 
     """
     run = Path(assignment["run"])
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     oom_kills = _oom_kills()
     failpoints.hit("parent.begun")
     mark = os.open(records.parent_log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
