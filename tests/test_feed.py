@@ -89,13 +89,33 @@ async def test_a_page_costs_what_it_shows_and_not_what_is_left(store: EventStore
     shown, showing, place = page.cursor.shown, page.cursor.showing, page.cursor
     assert shown is not None
     assert showing is not None
+    arguments = (shown.snapshot, shown.last, showing.snapshot, showing.last, place.after, 10)
+    assert await _touched(store, "feed_difference", *arguments) < behind // 2
+
+
+@pytest.mark.parametrize("at_once", [1, 1000])
+async def test_a_look_costs_what_is_new_and_not_the_log(store: EventStore, at_once: int) -> None:
+    """However many events one transaction wrote: the planner takes that for what any other may have written."""
+    feed, id_, long_ago = Feed(store.database), await begun(store), 2000
+    for _ in range(long_ago // at_once):
+        await store.append([Append(etl_context_id=id_, event=Event(type=":A")) for _ in range(at_once)])
+    before = (await feed.now()).shown
+    await store.append([Append(etl_context_id=id_, event=Event(type=":A"))])
+    now = (await feed.now()).shown
+    assert before is not None
+    assert now is not None
+    arguments = (before.snapshot, before.last, now.snapshot, now.last, 0, 1000)
+    assert await _touched(store, "feed_difference", *arguments) < long_ago // 10
+    assert await _touched(store, "appended_since", before.snapshot, before.last, [1.0]) < long_ago // 10
+
+
+async def _touched(store: EventStore, statement: str, *arguments: Any) -> int:
+    """How many rows a statement looks at, in all steps of its plan."""
     async with store.database.connection() as connection:
         await connection.execute("ANALYZE data_manager.event_store; SET enable_seqscan = off")
-        explained = await connection.fetchval(
-            f"EXPLAIN (ANALYZE, FORMAT JSON) {query('feed_difference')}",
-            shown.snapshot, shown.last, showing.snapshot, showing.last, place.after, 10,
-        )  # fmt: skip
-    assert _rows(explained[0]["Plan"]) < behind // 2
+        explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query(statement)}", *arguments)
+        await connection.execute("RESET enable_seqscan")
+    return _rows(explained[0]["Plan"])
 
 
 def _rows(node: dict[str, Any]) -> int:

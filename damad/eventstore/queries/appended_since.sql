@@ -1,20 +1,29 @@
 -- What was appended since a place in the log, by type, failures by their kind too; and the place that is reached now.
 -- $1: the snapshot at that place · $2: its last event_id. NULL: only the place. · $3: upper bounds of seconds, in order.
--- Each event counts once, however late it commits, as in feed_difference.sql.
+-- Each event counts once, however late it commits: looked for as in feed_difference.sql, and for the same reasons.
 -- waited: from when a task might run until it started · ran: from its start to its end, or to the failure · bucket: how
 -- many bounds are below that.
 WITH late AS MATERIALIZED (
   SELECT e.event_id FROM data_manager.event_store e
-    WHERE (e.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
-        OR e.txid = ANY (ARRAY (SELECT pg_snapshot_xip($1::text::pg_snapshot))))
-      AND e.event_id <= $2
-      AND e.event_id > coalesce((SELECT max(up_to_event_id) FROM data_manager.feed_epochs), 0)
+    WHERE e.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
+      AND e.txid < pg_snapshot_xmax(pg_current_snapshot())
+      AND e.event_id + 0 <= $2
+  UNION ALL
+  SELECT e.event_id
+    FROM pg_snapshot_xip($1::text::pg_snapshot) AS running (txid)
+      CROSS JOIN LATERAL (
+        SELECT e.event_id FROM data_manager.event_store e WHERE e.txid = running.txid AND e.event_id + 0 <= $2 OFFSET 0
+      ) AS e
 ), unseen AS (
   SELECT e.etl_context_id, e.type, e.payload, e._created_timestamp
     FROM data_manager.event_store e WHERE e.event_id > $2
   UNION ALL
-  SELECT e.etl_context_id, e.type, e.payload, e._created_timestamp
-    FROM late JOIN data_manager.event_store e USING (event_id)
+  SELECT e.*
+    FROM late CROSS JOIN LATERAL (
+      SELECT e.etl_context_id, e.type, e.payload, e._created_timestamp
+        FROM data_manager.event_store e WHERE e.event_id = late.event_id OFFSET 0
+    ) AS e
+    WHERE late.event_id > coalesce((SELECT max(up_to_event_id) FROM data_manager.feed_epochs), 0)
 ), timed AS (
   SELECT e.type,
          CASE WHEN e.type = 'dama/task:ERROR' THEN e.payload ->> 'kind' END AS kind,
