@@ -115,13 +115,13 @@ async def _touched(store: EventStore, statement: str, *arguments: Any) -> int:
         await connection.execute("ANALYZE data_manager.event_store; SET enable_seqscan = off")
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query(statement)}", *arguments)
         await connection.execute("RESET enable_seqscan")
-    return _rows(explained[0]["Plan"])
+    return rows_of(explained[0]["Plan"])
 
 
-def _rows(node: dict[str, Any]) -> int:
+def rows_of(node: dict[str, Any]) -> int:
     """How many rows a plan touched, those among them that it did not want."""
     own = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-    return math.ceil(own * node["Actual Loops"]) + sum(map(_rows, node.get("Plans", ())))
+    return math.ceil(own * node["Actual Loops"]) + sum(map(rows_of, node.get("Plans", ())))
 
 
 async def test_of_overlapping_writers_every_event_is_shown_once_and_in_order(store: EventStore) -> None:

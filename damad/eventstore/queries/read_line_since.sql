@@ -8,6 +8,7 @@ SELECT e.event_id, e.etl_context_id, e.version, e.event_uuid, e.type, e.payload,
     CROSS JOIN LATERAL (
       SELECT * FROM data_manager.event_store unseen
         WHERE unseen.etl_context_id = c.etl_context_id AND unseen.version > coalesce(seen.version, 0)
+        OFFSET 0  -- context by context, as in read_tree.sql
     ) AS e
   WHERE c.version > coalesce(seen.version, 0) AND ($4::text[] IS NULL OR e.type = ANY ($4))
   ORDER BY e.event_id
