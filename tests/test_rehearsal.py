@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import Any
 
+import pytest
+
 from damad.runner import rehearsal
 from damad.runner.line import Message, Say, encode
 
@@ -44,6 +46,19 @@ def test_a_rehearsal_goes_through_a_whole_run_and_leaves_nothing_behind(monkeypa
             ("dama/task:STARTED", None),
             (":FINAL", None),
         ]
+
+
+def test_nor_does_one_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a module may make it do that a queue's `preload` names."""
+
+    def broken(_: Message) -> bytes:
+        raise RuntimeError
+
+    monkeypatch.setattr("damad.runner.line.encode", broken)
+    before = _traces()
+    with pytest.raises(RuntimeError):
+        rehearsal.rehearse()
+    assert _traces() == before
 
 
 def test_a_main_without_a_loop_is_told_the_same_by_asyncio_as_in_a_fresh_python() -> None:

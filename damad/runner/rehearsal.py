@@ -22,11 +22,13 @@ TIMES: Final = 20
 def rehearse() -> None:
     """Goes through a run of a worker that does nothing. Outside of this process nothing comes of it."""
     path, assignment = sys.path[:], json.dumps(_assignment())
-    for _ in range(TIMES):
-        said = child.Run(json.loads(assignment)).rehearse()
-        line.encode(line.Say(1, said, conclusion=False))
-    sys.path[:] = path
-    sys.modules.pop(load.module_name(Path(rehearsed.__file__)), None)
+    try:
+        for _ in range(TIMES):
+            said = child.Run(json.loads(assignment)).rehearse()
+            line.encode(line.Say(1, said, conclusion=False))
+    finally:
+        sys.path[:] = path
+        sys.modules.pop(load.module_name(Path(rehearsed.__file__)), None)
 
 
 def _assignment() -> dict[str, Any]:
